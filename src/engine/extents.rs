@@ -1,0 +1,1 @@
+//! Streams of extents: merge neighbours, overlay a chain, down-sample to cells.

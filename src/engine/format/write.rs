@@ -1,0 +1,169 @@
+//! The write side of a format: making new images and writing guest data in place.
+//!
+//! Nothing here knows where files come from: [`NewFiles`] hands out the files a new image consists of (under partial names, made
+//! durable and renamed by the caller), so no writer can leave half an image under a good name.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Format, Image, Source};
+use crate::engine::error::{Error, Result};
+use crate::engine::io::WriteDevice;
+use crate::engine::model::Identity;
+
+/// What an option takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OptionKind {
+    /// `on` or `off`.
+    Switch,
+    /// A size in bytes, written as people do (`64k`).
+    Size,
+    /// A plain number.
+    Number,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// Any text.
+    Text,
+}
+
+/// One `-o` option of a format. The create form, its validation and `-o help` are made from these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OptionSpec {
+    /// Name as `qemu-img create -o help` prints it.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub doc: &'static str,
+    /// What it takes.
+    pub kind: OptionKind,
+    /// The value when it is not given; empty when there is none.
+    pub default: &'static str,
+}
+
+/// The parent of a new image, already looked at by the caller.
+#[derive(Debug, Clone)]
+pub struct NewBacking {
+    /// The name to record, exactly.
+    pub name: String,
+    /// Where it is now.
+    pub path: PathBuf,
+    /// Its format, recorded where the child can.
+    pub format: Format,
+    /// Its virtual size in bytes.
+    pub size: u64,
+    /// What the child records to recognise it.
+    pub identity: Identity,
+}
+
+/// What to make.
+#[derive(Debug, Clone, Default)]
+pub struct CreateSpec {
+    /// Virtual size in bytes.
+    pub size: u64,
+    /// `-o` options, name and value, checked against the format's [`OptionSpec`]s by [`CreateSpec::check`].
+    pub options: Vec<(String, String)>,
+    /// What it stands on.
+    pub backing: Option<NewBacking>,
+    /// File name (without folder) the image will have in the end: VMDK descriptors and extents are named after it.
+    pub file_name: String,
+}
+
+impl CreateSpec {
+    /// The value of option `name`, if it was given (the last one counts).
+    pub fn option(&self, name: &str) -> Option<&str> {
+        self.options.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+    /// A switch: `on`/`off` (also yes/no, true/false, 1/0); `default` when not given.
+    pub fn switch(&self, name: &str, default: bool) -> Result<bool> {
+        match self.option(name) {
+            None => Ok(default),
+            Some("on" | "yes" | "true" | "1") => Ok(true),
+            Some("off" | "no" | "false" | "0") => Ok(false),
+            Some(v) => Err(Error::usage(format!("option {name}={v}: it takes on or off"))),
+        }
+    }
+    /// A size in bytes; `default` when not given.
+    pub fn bytes(&self, name: &str, default: u64) -> Result<u64> {
+        self.option(name).map_or(Ok(default), crate::engine::units::parse_size)
+    }
+    /// Checks names and values against `specs`.
+    ///
+    /// Errors: an option that is not there (the hint lists those that are), a value it does not take.
+    pub fn check(&self, format: Format, specs: &[OptionSpec]) -> Result<()> {
+        for (name, value) in &self.options {
+            let Some(spec) = specs.iter().find(|s| s.name == name) else {
+                let all: Vec<_> = specs.iter().map(|s| s.name).collect();
+                let there = if all.is_empty() { "it has none".to_string() } else { format!("it has: {}", all.join(", ")) };
+                return Err(Error::usage(format!("{format} has no option '{name}'")).hint(there));
+            };
+            match spec.kind {
+                OptionKind::Switch => self.switch(name, false).map(drop)?,
+                OptionKind::Size => crate::engine::units::parse_size(value).map(drop)?,
+                OptionKind::Number if value.parse::<u64>().is_err() => {
+                    return Err(Error::usage(format!("option {name}={value}: it takes a number")));
+                }
+                OptionKind::Choice(words) if !words.contains(&value.as_str()) => {
+                    return Err(Error::usage(format!("option {name}={value}: it takes one of {}", words.join(", "))));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hands out the files of a new image.
+pub trait NewFiles {
+    /// The image file itself: empty, or (for `-n` and block devices) what is there.
+    fn image(&self) -> WriteDevice;
+    /// A further file beside it, called `name` in the end (no folders): an extent, a data file.
+    fn extra(&self, name: &str) -> Result<WriteDevice>;
+}
+
+/// Makes a new image and hands it back open for writing its content.
+pub type CreateFn = fn(&CreateSpec, &dyn NewFiles) -> Result<Arc<dyn DiskWriter>>;
+/// Opens an image for writing guest data in place. The device is locked and writable; `Source::dev` is the same file.
+pub type OpenWriteFn = fn(WriteDevice, Source) -> Result<Arc<dyn DiskWriter>>;
+
+/// An image open for writing: guest bytes in, the format's structures kept in a crash-safe order.
+pub trait DiskWriter: Send + Sync {
+    /// Virtual size in bytes.
+    fn size(&self) -> u64;
+
+    /// The unit in which it allocates (cluster, grain, block), in bytes; writes aligned to it are cheapest.
+    fn unit(&self) -> u64;
+
+    /// Writes guest bytes. Several threads may write different ranges at once.
+    fn write(&self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// Makes a guest range read as zeros, storing as little as the format can (falling through to nothing below).
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Stores the unit at `offset` (one whole unit, or the last of the disk) compressed; `data` is the plain content. Formats
+    /// without compression say `Unsupported`.
+    fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let _ = (offset, data);
+        Err(Error::unsupported("this format does not store compressed data"))
+    }
+
+    /// True when units must come in ascending order, each once (streamOptimized VMDK).
+    fn sequential(&self) -> bool {
+        false
+    }
+
+    /// Makes everything written so far durable and the image consistent, so that a copy can go on from here after a crash.
+    fn flush(&self) -> Result<()>;
+
+    /// Writes what stands at the end (footers, markers, counts) and flushes. Nothing may be written after it.
+    fn finish(&self) -> Result<()> {
+        self.flush()
+    }
+
+    /// Changes the virtual size in place. Formats that cannot say `Unsupported`.
+    fn resize(&self, size: u64) -> Result<()> {
+        let _ = size;
+        Err(Error::unsupported("this format cannot be resized in place"))
+    }
+
+    /// The same image for reading, seeing what was written (for tests, verification and commits).
+    fn reader(&self) -> Arc<dyn Image>;
+}

@@ -1,0 +1,110 @@
+//! The few system calls the standard library does not have. The only place with `unsafe`.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+fn check(r: libc::c_int) -> io::Result<libc::c_int> {
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r) }
+}
+
+/// The next place at or after `offset` that is data (`data == true`) or a hole; `None` when there is none before the end.
+pub fn seek_data_or_hole(file: &File, offset: u64, data: bool) -> io::Result<Option<u64>> {
+    let whence = if data { libc::SEEK_DATA } else { libc::SEEK_HOLE };
+    // SAFETY: lseek takes no pointers; the descriptor is open for as long as `file` lives.
+    let r = unsafe { libc::lseek(file.as_raw_fd(), offset as libc::off_t, whence) };
+    if r >= 0 {
+        return Ok(Some(r as u64));
+    }
+    match io::Error::last_os_error() {
+        e if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        e => Err(e),
+    }
+}
+
+/// `fallocate` with `mode` (0 reserves; see [`punch_hole`] and [`zero_range`]).
+fn fallocate(file: &File, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
+    // SAFETY: fallocate takes no pointers; the descriptor is open for as long as `file` lives.
+    check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset as libc::off_t, len as libc::off_t) }).map(drop)
+}
+
+/// Reserves space for the range and grows the file to hold it.
+pub fn reserve(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    fallocate(file, 0, offset, len)
+}
+
+/// Gives the range's space back; it reads as zeros. The length stays.
+pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    fallocate(file, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, len)
+}
+
+/// Makes the range read as zeros, keeping its space reserved. May grow the file.
+pub fn zero_range(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    fallocate(file, libc::FALLOC_FL_ZERO_RANGE, offset, len)
+}
+
+/// Length in bytes of a block device.
+pub fn block_device_len(file: &File) -> io::Result<u64> {
+    const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+    let mut len: u64 = 0;
+    // SAFETY: BLKGETSIZE64 writes one u64 to the pointer, which is valid for that.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), BLKGETSIZE64, &raw mut len) })?;
+    Ok(len)
+}
+
+/// Discards or zeroes a range of a block device (`BLKZEROOUT`: reads as zeros afterwards).
+pub fn block_zero_out(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    const BLKZEROOUT: libc::c_ulong = 0x127f;
+    let range = [offset, len];
+    // SAFETY: BLKZEROOUT reads two u64 from the pointer, which is valid for that.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), BLKZEROOUT, range.as_ptr()) }).map(drop)
+}
+
+/// Opens `rel` below the folder `dir` without leaving it and without following any symbolic link (`openat2`, RESOLVE_BENEATH).
+/// Never blocks on a FIFO. Returns `Unsupported` (ENOSYS) on kernels before 5.6.
+pub fn open_beneath(dir: &File, rel: &Path, write: bool) -> io::Result<File> {
+    let path = CString::new(rel.as_os_str().as_bytes())?;
+    let access = if write { libc::O_RDWR } else { libc::O_RDONLY };
+    // SAFETY: open_how is plain integers, for which all zeros is a valid value.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (access | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY) as u64;
+    how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
+    // SAFETY: path is NUL-terminated and how is as large as is said; both outlive the call.
+    let fd =
+        unsafe { libc::syscall(libc::SYS_openat2, dir.as_raw_fd(), path.as_ptr(), &raw const how, size_of::<libc::open_how>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) }))
+}
+
+/// Processor time of this process so far: user and system.
+pub fn process_cpu() -> std::time::Duration {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime writes one timespec to the pointer, which is valid for that.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut t) };
+    std::time::Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+}
+
+/// Processor time of the calling thread so far.
+pub fn thread_cpu() -> std::time::Duration {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime writes one timespec to the pointer, which is valid for that.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) };
+    std::time::Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+}
+
+/// Bytes free to us on the filesystem that holds `path`.
+pub fn free_space(path: &Path) -> io::Result<u64> {
+    let c = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: statvfs is plain integers, for which all zeros is a valid value.
+    let mut s: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: c is NUL-terminated and s is valid for writing one statvfs.
+    check(unsafe { libc::statvfs(c.as_ptr(), &raw mut s) })?;
+    Ok(s.f_bavail * s.f_frsize)
+}

@@ -1,0 +1,15 @@
+//! The shared engine: everything cowshed knows of disk images, as a plain synchronous library. It knows no terminal, no
+//! command line, no environment and no home folder.
+
+pub mod chain;
+pub mod error;
+pub mod extents;
+pub mod format;
+pub mod guest;
+pub mod io;
+pub mod job;
+pub mod library;
+pub mod limits;
+pub mod model;
+pub mod ops;
+pub mod units;
