@@ -1,1 +1,161 @@
-//! x
+//! The rules of the house, proved: who may use whom, how large a file may be, what a module opens with, what lies at the top.
+
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file below `dir`, with its text.
+fn sources(dir: &str) -> Vec<(PathBuf, String)> {
+    let mut out = Vec::new();
+    let mut todo = vec![root().join(dir)];
+    while let Some(d) = todo.pop() {
+        for entry in std::fs::read_dir(&d).expect("a source folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                todo.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = std::fs::read_to_string(&path).expect("source is text");
+                out.push((path.strip_prefix(root()).expect("below the root").to_path_buf(), text));
+            }
+        }
+    }
+    out.sort();
+    assert!(!out.is_empty());
+    out
+}
+
+/// The part of a source file before its tests.
+fn code(text: &str) -> &str {
+    text.split("\n#[cfg(test)]\nmod ").next().unwrap_or(text)
+}
+
+fn broken(what: &str, found: Vec<String>) {
+    assert!(found.is_empty(), "{what}:\n  {}", found.join("\n  "));
+}
+
+/// One direction: main -> cli -> term -> ui -> app -> engine. A layer names none of those above it.
+#[test]
+fn layers_look_one_way() {
+    let above: &[(&str, &[&str])] = &[
+        (
+            "src/engine",
+            &[
+                "crate::app",
+                "crate::ui",
+                "crate::term",
+                "crate::cli",
+                "ratatui",
+                "crossterm",
+                "clap::",
+                "tokio",
+                "color_eyre",
+                "directories::",
+                "std::env::var",
+                "humansize",
+            ],
+        ),
+        ("src/app", &["crate::ui", "crate::term", "crate::cli", "clap::"]),
+        ("src/ui", &["crate::term", "crate::cli", "clap::", "std::fs::", "std::time::Instant::now", "SystemTime::now"]),
+        ("src/term", &["crate::cli", "clap::"]),
+    ];
+    let mut found = Vec::new();
+    for (dir, words) in above {
+        for (path, text) in sources(dir) {
+            for (n, line) in code(&text).lines().enumerate() {
+                let line = line.split("//").next().unwrap_or(line);
+                for w in words.iter().filter(|w| line.contains(**w)) {
+                    found.push(format!("{}:{}: {w}", path.display(), n + 1));
+                }
+            }
+        }
+    }
+    broken("a layer uses one above it", found);
+}
+
+/// Formats know only the block layer: nothing of chains, libraries, operations, jobs or guests.
+#[test]
+fn formats_know_only_the_block_layer() {
+    let words = ["engine::chain", "engine::library", "engine::ops", "engine::job", "engine::guest"];
+    let mut found = Vec::new();
+    for (path, text) in sources("src/engine/format") {
+        for (n, line) in code(&text).lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
+            for w in words.iter().filter(|w| line.contains(**w)) {
+                found.push(format!("{}:{}: {w}", path.display(), n + 1));
+            }
+        }
+    }
+    broken("a format knows more than it should", found);
+}
+
+#[test]
+fn rooms_are_small_and_say_what_they_own() {
+    let mut found = Vec::new();
+    for (path, text) in sources("src") {
+        let lines = code(&text).lines().count();
+        if lines > 600 {
+            found.push(format!("{} has {lines} lines without its tests", path.display()));
+        }
+        if !text.starts_with("//!") {
+            found.push(format!("{} does not open with //!", path.display()));
+        }
+    }
+    broken("a room is too large or has no sign on its door", found);
+}
+
+#[test]
+fn unsafe_lives_in_one_file() {
+    let found = sources("src")
+        .into_iter()
+        .filter(|(p, t)| {
+            !p.ends_with("io/sys.rs") && (t.contains("unsafe {") || t.contains("unsafe fn") || t.contains("allow(unsafe_code"))
+        })
+        .map(|(p, _)| p.display().to_string())
+        .collect();
+    broken("unsafe outside src/engine/io/sys.rs", found);
+}
+
+#[test]
+fn nothing_is_left_open() {
+    let words = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("#[ign", "ore"),
+        concat!("allow(dead", "_code)"),
+        concat!("(being ", "built)"),
+    ];
+    let mut found = Vec::new();
+    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+        if path.ends_with("suite/common.rs") {
+            continue; // a helper that not every subject uses
+        }
+        for w in words.iter().filter(|w| text.contains(**w)) {
+            found.push(format!("{}: {w}", path.display()));
+        }
+    }
+    broken("left open", found);
+}
+
+#[test]
+fn the_top_level_is_what_was_asked_for() {
+    let allowed = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "src",
+        "assets",
+        "tests",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+        "target",
+        "shots",
+    ];
+    let found = std::fs::read_dir(root())
+        .expect("the root")
+        .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())
+        .filter(|n| !n.starts_with('.') && !allowed.contains(&n.as_str()))
+        .collect();
+    broken("at the top, but not asked for", found);
+}

@@ -11,7 +11,10 @@ pub fn dir() -> tempfile::TempDir {
 
 /// Runs `program` and fails the test, with its error output, when it does not succeed.
 pub fn run<S: AsRef<std::ffi::OsStr>>(program: &str, args: &[S]) -> Output {
-    let out = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program} cannot be run ({e}): tests/run installs it"));
+    let out = Command::new(program)
+        .args(args)
+        .output()
+        .unwrap_or_else(|e| panic!("{program} cannot be run ({e}): tests/run installs it"));
     let shown: Vec<_> = args.iter().map(|a| a.as_ref().to_string_lossy().into_owned()).collect();
     assert!(out.status.success(), "{program} {}: {}", shown.join(" "), String::from_utf8_lossy(&out.stderr));
     out

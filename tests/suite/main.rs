@@ -2,13 +2,16 @@
 //!
 //! Oracles that are not installed make a test fail with a plain word, not pass: `tests/run` installs them.
 
-mod common;
 mod amazon;
 mod chain;
+mod check;
 mod cli;
+mod common;
 mod convert;
 mod cow;
+mod create;
 mod extents;
+mod guest;
 mod hostile;
 mod iso;
 mod jobs;
@@ -17,12 +20,9 @@ mod locks;
 mod probe;
 mod qcow;
 mod qcow2;
+mod resize;
+mod snapshots;
 mod vdi;
 mod vhd;
 mod vhdx;
 mod vmdk;
-mod create;
-mod resize;
-mod snapshots;
-mod check;
-mod guest;
