@@ -1,1 +1,10 @@
-//! (being built)
+//! Inside the guest: what a disk's volumes hold. Everything here works on any [`crate::engine::io::ReadAt`], so on any image
+//! format, chain or snapshot, without mounting and without root.
+
+pub mod lvm;
+pub mod recognise;
+
+/// A UUID's sixteen bytes in their order on disk, as lower-case text with hyphens.
+pub fn uuid_text(bytes: &[u8; 16]) -> String {
+    uuid::Uuid::from_bytes(*bytes).to_string()
+}

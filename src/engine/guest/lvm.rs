@@ -1,0 +1,350 @@
+//! LVM2: the text metadata of a physical volume, and its linear logical volumes as devices.
+//!
+//! Only what a single physical volume answers by itself is offered: linear segments on this volume. Striped, thin, snapshot and
+//! mirrored volumes, and those that need another disk, are named with the reason.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::engine::error::{Error, Result};
+use crate::engine::io::bytes::{le32, le64};
+use crate::engine::io::{Device, HostRange, ReadAt, past_end, read_up_to, read_vec};
+use crate::engine::units::{MIB, SECTOR, printable};
+
+/// A volume group, as one physical volume describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeGroup {
+    /// Name.
+    pub name: String,
+    /// Bytes of an extent.
+    pub extent_size: u64,
+    /// Logical volumes in the order of the metadata.
+    pub volumes: Vec<LogicalVolume>,
+}
+
+/// A logical volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogicalVolume {
+    /// Name.
+    pub name: String,
+    /// LVM's UUID.
+    pub uuid: String,
+    /// Bytes.
+    pub size: u64,
+    /// Where its bytes lie on this physical volume: (offset in the volume, offset on the disk, length), in order and without
+    /// gaps. Empty when it cannot be read.
+    pub segments: Vec<(u64, u64, u64)>,
+    /// Why it cannot be read.
+    pub problem: Option<String>,
+}
+
+/// Reads the metadata of the physical volume `dev`. `None` when it holds none (a volume in no group).
+///
+/// Errors: a damaged label, header or text.
+pub fn read(dev: &dyn ReadAt) -> Result<Option<VolumeGroup>> {
+    let head = read_up_to(dev, 0, 2048)?;
+    let Some(label) = head.chunks(512).find(|s| s.starts_with(b"LABELONE")) else { return Ok(None) };
+    let bad = |what: &str| Error::corrupt(format!("LVM2: {what}")).op("read LVM2 metadata");
+    let header =
+        le32(label, 20).and_then(|o| label.get(o as usize..)).ok_or_else(|| bad("the label points outside its sector"))?;
+    let pv_uuid =
+        header.get(..32).map(|b| String::from_utf8_lossy(b).into_owned()).ok_or_else(|| bad("no physical volume UUID"))?;
+    // After UUID and size: a list of data areas (ended by zeros), then one of metadata areas.
+    let pairs: Vec<(u64, u64)> =
+        header.get(40..).unwrap_or_default().chunks_exact(16).filter_map(|c| Some((le64(c, 0)?, le64(c, 8)?))).collect();
+    let areas = pairs.split(|p| *p == (0, 0)).nth(1).ok_or_else(|| bad("no list of metadata areas"))?;
+    for (offset, size) in areas {
+        let area = read_vec(dev, *offset, 512, 512)?;
+        if area.get(4..20) != Some(b" LVM2 x[5A%r0N*>".as_slice()) {
+            continue;
+        }
+        let (Some(at), Some(len)) = (le64(&area, 40), le64(&area, 48)) else { continue };
+        if len == 0 {
+            return Ok(None);
+        }
+        if at >= *size || len > *size || len > 16 * MIB {
+            return Err(bad("the metadata lies outside its area").at(*offset));
+        }
+        // The area is a ring that begins again behind its own 512-byte header.
+        let first = len.min(size - at);
+        let mut text = read_vec(dev, offset + at, first, 16 * MIB)?;
+        if first < len {
+            text.extend(read_vec(dev, offset + 512, len - first, 16 * MIB)?);
+        }
+        return group(&text, &pv_uuid).map(Some).map_err(|e| e.at(*offset));
+    }
+    Err(bad("no metadata area could be read"))
+}
+
+fn group(text: &[u8], pv_uuid: &str) -> Result<VolumeGroup> {
+    let text = String::from_utf8_lossy(text);
+    let tree = Parser { rest: text.trim_end_matches('\0'), depth: 0 }.section()?;
+    let bad = |what: &str| Error::corrupt(format!("LVM2 metadata: {what}")).op("read LVM2 metadata");
+    let (name, vg) = tree.iter().find_map(|(n, v)| Some((n, v.map()?))).ok_or_else(|| bad("no volume group"))?;
+    let extent =
+        vg.get("extent_size").and_then(Value::number).and_then(|n| n.checked_mul(SECTOR)).ok_or_else(|| bad("no extent size"))?;
+    let mut ours = BTreeMap::new();
+    for (n, pv) in vg.get("physical_volumes").and_then(Value::map).into_iter().flatten() {
+        let pv = pv.map();
+        let id = pv.and_then(|p| p.get("id")).and_then(Value::text).map(|t| t.replace('-', ""));
+        let start = pv.and_then(|p| p.get("pe_start")).and_then(Value::number).and_then(|s| s.checked_mul(SECTOR));
+        if let (true, Some(start)) = (id.as_deref() == Some(pv_uuid), start) {
+            ours.insert(n.clone(), start);
+        }
+    }
+    let mut volumes = Vec::new();
+    for (n, lv) in vg.get("logical_volumes").and_then(Value::map).into_iter().flatten() {
+        if let Some(lv) = lv.map() {
+            volumes.push(volume(n, lv, extent, &ours));
+        }
+    }
+    Ok(VolumeGroup { name: printable(name), extent_size: extent, volumes })
+}
+
+type Map = BTreeMap<String, Value>;
+
+fn volume(name: &str, lv: &Map, extent: u64, ours: &BTreeMap<String, u64>) -> LogicalVolume {
+    let mut out = LogicalVolume {
+        name: printable(name),
+        uuid: lv.get("id").and_then(Value::text).map(printable).unwrap_or_default(),
+        size: 0,
+        segments: Vec::new(),
+        problem: None,
+    };
+    let mut parts = Vec::new();
+    for segment in lv.values().filter_map(Value::map) {
+        match one_segment(segment, extent, ours) {
+            Ok(part) => parts.push(part),
+            Err((size, why)) => {
+                out.size = out.size.saturating_add(size);
+                out.problem.get_or_insert(why);
+            }
+        }
+    }
+    parts.sort_unstable();
+    let mut next = 0u64;
+    for (start, _, len) in &parts {
+        if *start != next {
+            out.problem.get_or_insert_with(|| "its segments leave a gap or overlap".into());
+        }
+        next = start.saturating_add(*len);
+    }
+    out.size = out.size.saturating_add(parts.iter().fold(0u64, |sum, p| sum.saturating_add(p.2)));
+    if out.problem.is_none() {
+        out.segments = parts;
+    }
+    out
+}
+
+/// (start in the volume, place on the disk, length) of a linear segment, or its size and why it cannot be read.
+fn one_segment(s: &Map, extent: u64, ours: &BTreeMap<String, u64>) -> std::result::Result<(u64, u64, u64), (u64, String)> {
+    let bytes = |key: &str| s.get(key).and_then(Value::number).and_then(|n| n.checked_mul(extent));
+    let len = bytes("extent_count").unwrap_or(0);
+    let kind = s.get("type").and_then(Value::text).unwrap_or("unknown");
+    if kind != "striped" || s.get("stripe_count").and_then(Value::number) != Some(1) {
+        let kind = if kind == "striped" { "striped over several disks" } else { kind };
+        return Err((len, format!("it is {}, and only linear volumes can be read", printable(kind))));
+    }
+    let Some(Value::List(stripes)) = s.get("stripes") else { return Err((len, "a segment without a place".into())) };
+    let (Some(pv), Some(first)) = (stripes.first().and_then(Value::text), stripes.get(1).and_then(Value::number)) else {
+        return Err((len, "a segment without a place".into()));
+    };
+    let Some(base) = ours.get(pv) else { return Err((len, format!("part of it lies on another disk ({})", printable(pv)))) };
+    match (bytes("start_extent"), first.checked_mul(extent).and_then(|o| o.checked_add(*base))) {
+        (Some(start), Some(place)) => Ok((start, place, len)),
+        _ => Err((len, "a segment that reaches past 2^64 bytes".into())),
+    }
+}
+
+/// A value of the metadata's text: `name = 1`, `name = "text"`, `name = [ … ]`, `name { … }`.
+enum Value {
+    Number(u64),
+    Text(String),
+    List(Vec<Value>),
+    Map(Map),
+}
+
+impl Value {
+    fn number(&self) -> Option<u64> {
+        if let Value::Number(n) = self { Some(*n) } else { None }
+    }
+    fn text(&self) -> Option<&str> {
+        if let Value::Text(t) = self { Some(t) } else { None }
+    }
+    fn map(&self) -> Option<&Map> {
+        if let Value::Map(m) = self { Some(m) } else { None }
+    }
+}
+
+struct Parser<'a> {
+    rest: &'a str,
+    depth: usize,
+}
+
+impl Parser<'_> {
+    /// Skips white space and comments; the next character.
+    fn peek(&mut self) -> Option<char> {
+        loop {
+            self.rest = self.rest.trim_start();
+            match self.rest.strip_prefix('#') {
+                Some(comment) => self.rest = comment.split_once('\n').map_or("", |(_, after)| after),
+                None => return self.rest.chars().next(),
+            }
+        }
+    }
+    fn eat(&mut self, c: char) -> bool {
+        let hit = self.peek() == Some(c);
+        if hit {
+            self.rest = self.rest.get(c.len_utf8()..).unwrap_or("");
+        }
+        hit
+    }
+    fn word(&mut self) -> &str {
+        self.peek();
+        let end = self.rest.find(|c: char| !(c.is_alphanumeric() || "_.+-".contains(c))).unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        word
+    }
+    fn section(&mut self) -> Result<Map> {
+        let bad = |what: &str| Error::corrupt(format!("LVM2 metadata: {what}")).op("read LVM2 metadata");
+        self.depth += 1;
+        if self.depth > 8 {
+            return Err(bad("sections are nested too deeply"));
+        }
+        let mut map = Map::new();
+        while !self.eat('}') {
+            if self.peek().is_none() {
+                if self.depth == 1 {
+                    break;
+                }
+                return Err(bad("a section does not end"));
+            }
+            let name = self.word().to_string();
+            if name.is_empty() {
+                return Err(bad("a name was expected"));
+            }
+            let value = if self.eat('{') {
+                Value::Map(self.section()?)
+            } else if self.eat('=') {
+                self.value()?
+            } else {
+                return Err(bad("neither a value nor a section"));
+            };
+            map.insert(name, value);
+        }
+        self.depth -= 1;
+        Ok(map)
+    }
+    fn value(&mut self) -> Result<Value> {
+        let bad = || Error::corrupt("LVM2 metadata: a value was expected").op("read LVM2 metadata");
+        if self.eat('"') {
+            let (text, rest) = self.rest.split_once('"').ok_or_else(bad)?;
+            let text = text.to_string();
+            self.rest = rest;
+            return Ok(Value::Text(text));
+        }
+        if self.eat('[') {
+            let mut list = Vec::new();
+            while !self.eat(']') {
+                // Lists hold numbers and texts only, so this does not recurse further.
+                if self.peek() == Some('[') {
+                    return Err(bad());
+                }
+                list.push(self.value()?);
+                self.eat(',');
+            }
+            return Ok(Value::List(list));
+        }
+        let word = self.word();
+        word.parse().map(Value::Number).or_else(|_| if word.is_empty() { Err(bad()) } else { Ok(Value::Text(word.to_string())) })
+    }
+}
+
+/// A linear logical volume as a device.
+pub struct LinearVolume {
+    disk: Device,
+    segments: Vec<(u64, u64, u64)>,
+    size: u64,
+}
+
+impl LinearVolume {
+    /// The volume `lv` on the physical volume `pv`. Errors: it cannot be read (see [`LogicalVolume::problem`]).
+    pub fn new(pv: Device, lv: &LogicalVolume) -> Result<Self> {
+        match &lv.problem {
+            Some(why) => Err(Error::unsupported(format!("logical volume {}: {why}", lv.name))),
+            None => Ok(LinearVolume { disk: pv, segments: lv.segments.clone(), size: lv.size }),
+        }
+    }
+    /// Where byte `offset` lies on the physical volume, and how many bytes from there on are contiguous.
+    pub fn place(&self, offset: u64) -> Option<(u64, u64)> {
+        let i = self.segments.partition_point(|(start, ..)| *start <= offset).checked_sub(1)?;
+        let (start, place, len) = self.segments.get(i)?;
+        let within = offset - start;
+        (within < *len).then(|| (place + within, len - within))
+    }
+}
+
+impl ReadAt for LinearVolume {
+    fn len(&self) -> u64 {
+        self.size
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let mut done = 0usize;
+        while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
+            let (place, left) = self.place(offset + done as u64).ok_or_else(|| past_end(self, offset, 0))?;
+            let n = left.min(rest.len() as u64) as usize;
+            self.disk.read_at(place, rest.get_mut(..n).unwrap_or_default())?;
+            done += n;
+        }
+        Ok(())
+    }
+    fn path(&self) -> Option<&Path> {
+        self.disk.path()
+    }
+    fn host_range(&self, offset: u64, max: u64) -> Result<HostRange> {
+        match self.place(offset) {
+            Some((place, left)) => self.disk.host_range(place, max.min(left).max(1)),
+            None => Ok(HostRange { len: 1, hole: false }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"vg0 {
+id = "x"
+extent_size = 8192 # 4 Megabytes
+flags = []
+physical_volumes { pv0 { id = "AAAAAA-BBBB-CCCC-DDDD-EEEE-FFFF-GGGGGG" pe_start = 2048 } pv1 { id = "other" pe_start = 2048 } }
+logical_volumes {
+ root { id = "r" segment_count = 2
+  segment1 { start_extent = 0 extent_count = 2 type = "striped" stripe_count = 1 stripes = [ "pv0", 5 ] }
+  segment2 { start_extent = 2 extent_count = 1 type = "striped" stripe_count = 1 stripes = [ "pv0", 0 ] } }
+ away { segment1 { start_extent = 0 extent_count = 1 type = "striped" stripe_count = 1 stripes = [ "pv1", 0 ] } }
+ thin { segment1 { start_extent = 0 extent_count = 1 type = "thin-pool" } }
+} }
+contents = "Text Format Volume Group"
+version = 1
+"#;
+
+    #[test]
+    fn linear_volumes_are_placed_and_others_explained() {
+        let vg = group(TEXT.as_bytes(), "AAAAAABBBBCCCCDDDDEEEEFFFFGGGGGG").unwrap();
+        let lv = |n: &str| vg.volumes.iter().find(|v| v.name == n).unwrap();
+        let x = 4 * MIB;
+        assert_eq!(lv("root").segments, [(0, MIB + 5 * x, 2 * x), (2 * x, MIB, x)]);
+        assert_eq!(lv("root").size, 3 * x);
+        assert!(lv("away").problem.as_deref().unwrap().contains("another disk"));
+        assert!(lv("thin").problem.as_deref().unwrap().contains("thin-pool"));
+    }
+
+    #[test]
+    fn broken_text_is_an_error() {
+        for text in ["vg {", "vg { a = ", "vg { a = [ [ ] }", "{", &"a{".repeat(50)] {
+            assert!(group(text.as_bytes(), "x").is_err(), "{text}");
+        }
+    }
+}
