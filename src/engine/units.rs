@@ -18,6 +18,16 @@ pub fn round_up(value: u64, unit: u64) -> Option<u64> {
     value.checked_next_multiple_of(unit)
 }
 
+/// `bytes` in the largest binary unit that says it exactly: `64 KiB`, `1 MiB`, `1000 B`. For block sizes and the like; sizes of
+/// disks are rounded where they are shown.
+pub fn binary(bytes: u64) -> String {
+    let units = [(TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
+    match units.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{} {name}", bytes / unit),
+        None => format!("{bytes} B"),
+    }
+}
+
 /// A size as `qemu-img` takes it: `512`, `10G`, `1.5T`, `64k`; plain numbers are bytes. Result in bytes.
 ///
 /// Errors: not a number, a negative one, an unknown suffix, or more than 2^63-1.

@@ -12,6 +12,7 @@ pub mod probe;
 pub mod qcow;
 pub mod qcow2;
 pub mod raw;
+pub mod table;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
