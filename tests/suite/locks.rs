@@ -1,1 +1,198 @@
-//! (being built)
+//! Locks, in both directions, against live QEMU programs: they are the oracle of their own protocol.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cowshed::engine::error::ErrorKind;
+use cowshed::engine::io::file::FileDevice;
+use cowshed::engine::io::locks::{LockMode, LockState, lock, state, state_at};
+
+use crate::common::*;
+
+/// A program that holds an image until it is dropped.
+struct HolderProcess(Child);
+
+impl HolderProcess {
+    fn spawn(program: &str, args: &[&str]) -> Self {
+        let child = Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        HolderProcess(child.unwrap_or_else(|e| panic!("{program} cannot be run ({e}): tests/run installs it")))
+    }
+    /// `qemu-io` that has the image open and sleeps.
+    fn qemu_io(args: &[&str]) -> Self {
+        let mut me = Self::spawn("qemu-io", args);
+        writeln!(me.0.stdin.as_mut().unwrap(), "sleep 60000").unwrap();
+        me
+    }
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for HolderProcess {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The state of `path` once it is what `want` accepts; the last one seen after ten seconds.
+fn wait_for(path: &Path, want: impl Fn(&LockState) -> bool) -> LockState {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let now = state_at(path);
+        if want(&now) || Instant::now() > end {
+            return now;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn image(format: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    let dir = dir();
+    let path = dir.path().join("disk");
+    qemu_img(&format!("create -q -f {format} {} 4M", s(&path)));
+    (dir, path)
+}
+
+/// What `qemu-img` says when it opens the image in the way `args` say.
+fn qemu_may(args: &[&str]) -> bool {
+    Command::new("qemu-img").args(args).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+}
+
+#[test]
+fn a_running_writer_is_seen_named_and_respected() {
+    for format in ["qcow2", "raw"] {
+        let (_dir, path) = image(format);
+        assert_eq!(state_at(&path), LockState::Free);
+        let holder = HolderProcess::qemu_io(&["-f", format, s(&path)]);
+        let LockState::Writer(who) = wait_for(&path, |s| matches!(s, LockState::Writer(_))) else {
+            panic!("{format}: {:?}", state_at(&path))
+        };
+        assert_eq!((who[0].pid, who[0].name.as_deref()), (Some(holder.pid()), Some("qemu-io")));
+        let dev = FileDevice::open_rw(&path).unwrap();
+        for mode in [LockMode::Read, LockMode::Write, LockMode::Resize] {
+            let e = lock(&dev, mode).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Locked);
+            assert!(e.why().contains(&format!("qemu-io (pid {})", holder.pid())), "{e}");
+        }
+        // As -U does: beside the writer.
+        assert!(lock(&dev, LockMode::Shared).is_ok());
+        // What we tried and gave up is gone: the holder's own protocol still lets a second -U reader in.
+        assert!(qemu_may(&["info", "-U", s(&path)]));
+        drop(holder);
+        assert_eq!(wait_for(&path, |s| *s == LockState::Free), LockState::Free);
+    }
+}
+
+#[test]
+fn a_running_reader_is_told_from_a_writer() {
+    let (_dir, path) = image("qcow2");
+    let holder = HolderProcess::qemu_io(&["-r", "-f", "qcow2", s(&path)]);
+    let seen = wait_for(&path, |s| matches!(s, LockState::Readers(_)));
+    assert_eq!(seen.holders()[0].pid, Some(holder.pid()), "{seen:?}");
+    let dev = FileDevice::open_rw(&path).unwrap();
+    assert!(lock(&dev, LockMode::Read).is_ok());
+    assert_eq!(lock(&dev, LockMode::Write).unwrap_err().kind(), ErrorKind::Locked);
+}
+
+#[test]
+fn a_storage_daemon_with_a_writable_export_is_a_writer() {
+    let (dir, path) = image("qcow2");
+    let socket = dir.path().join("nbd.sock");
+    let holder = HolderProcess::spawn(
+        "qemu-storage-daemon",
+        &[
+            "--blockdev",
+            &format!("driver=file,node-name=f,filename={}", s(&path)),
+            "--blockdev",
+            "driver=qcow2,node-name=q,file=f",
+            "--nbd-server",
+            &format!("addr.type=unix,addr.path={}", s(&socket)),
+            "--export",
+            "type=nbd,id=e,node-name=q,writable=on",
+        ],
+    );
+    let seen = wait_for(&path, |s| matches!(s, LockState::Writer(_)));
+    assert!(matches!(seen, LockState::Writer(_)), "{seen:?}");
+    assert_eq!(seen.holders()[0].pid, Some(holder.pid()));
+    assert!(seen.holders()[0].name.as_deref().is_some_and(|n| n.starts_with("qemu-storage")), "{seen:?}");
+}
+
+#[test]
+fn qemu_respects_what_we_hold() {
+    let (_dir, path) = image("qcow2");
+    let dev = FileDevice::open_rw(&path).unwrap();
+    let info = ["info", s(&path)];
+    let mut guard = lock(&dev, LockMode::Resize).unwrap();
+    assert!(!qemu_may(&info), "qemu-img read an image that we write");
+    assert!(qemu_may(&["info", "-U", s(&path)]));
+    guard.change(&dev, LockMode::Read).unwrap();
+    assert!(qemu_may(&info));
+    assert!(!qemu_may(&["resize", "-q", s(&path), "8M"]), "qemu-img wrote an image that we read");
+    guard.change(&dev, LockMode::Shared).unwrap();
+    assert!(qemu_may(&["resize", "-q", s(&path), "8M"]));
+    drop(guard);
+    let guard = lock(&dev, LockMode::Write).unwrap();
+    assert!(!qemu_may(&info));
+    drop(guard);
+    assert!(qemu_may(&info), "a dropped guard still holds");
+}
+
+/// Not a test: what [`a_killed_cowshed_holds_nothing`] runs and kills.
+#[test]
+#[ignore = "run by a_killed_cowshed_holds_nothing in a process of its own"]
+fn hold_until_killed() {
+    let Some(path) = std::env::var_os("COWSHED_TEST_HOLD") else { return };
+    let dev = FileDevice::open_rw(Path::new(&path)).unwrap();
+    let _guard = lock(&dev, LockMode::Resize).unwrap();
+    // A child that outlives us must not keep the lock: descriptors are not inherited.
+    let child = Command::new("sleep").arg("30").spawn().unwrap();
+    std::fs::write(Path::new(&path).with_extension("child"), child.id().to_string()).unwrap();
+    std::thread::sleep(Duration::from_secs(30));
+}
+
+#[test]
+fn a_killed_cowshed_holds_nothing() {
+    let (_dir, path) = image("qcow2");
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args(["locks::hold_until_killed", "--exact", "--ignored"])
+        .env("COWSHED_TEST_HOLD", &path)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let note = path.with_extension("child");
+    let seen = wait_for(&path, |s| matches!(s, LockState::Writer(_)) && note.metadata().is_ok_and(|m| m.len() > 0));
+    assert_eq!(seen.holders().first().and_then(|h| h.pid), Some(holder.id()), "{seen:?}");
+    assert!(!qemu_may(&["info", s(&path)]));
+    holder.kill().unwrap(); // SIGKILL
+    holder.wait().unwrap();
+    let child = std::fs::read_to_string(&note).unwrap();
+    let alive = Path::new("/proc").join(&child).exists();
+    let after = state_at(&path);
+    let _ = Command::new("kill").arg(&child).status();
+    assert!(alive, "the child should still run");
+    assert_eq!(after, LockState::Free);
+}
+
+#[test]
+fn locks_of_other_tools_are_seen_and_refused() {
+    let (_dir, path) = image("raw");
+    // As cloud-hypervisor and VMware do: a write lock on everything; as crosvm does: flock.
+    let posix = "import fcntl,sys,time; f=open(sys.argv[1],'r+b'); fcntl.lockf(f, fcntl.LOCK_EX); time.sleep(60)";
+    let ofd = "import fcntl,struct,sys,time; f=open(sys.argv[1],'r+b'); \
+               fcntl.fcntl(f, 37, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0)); time.sleep(60)";
+    let flock = "import fcntl,sys,time; f=open(sys.argv[1],'rb'); fcntl.flock(f, fcntl.LOCK_SH); time.sleep(60)";
+    for (script, how) in [(posix, "a lock on the whole file"), (ofd, "a lock on the whole file"), (flock, "flock")] {
+        let holder = HolderProcess::spawn("python3", &["-c", script, s(&path)]);
+        let seen = wait_for(&path, LockState::in_use);
+        let LockState::Other(found, who) = &seen else { panic!("{how}: {seen:?}") };
+        assert_eq!((found.as_str(), who[0].pid), (how, Some(holder.pid())));
+        let dev = FileDevice::open_rw(&path).unwrap();
+        let e = lock(&dev, LockMode::Write).unwrap_err();
+        assert!(e.kind() == ErrorKind::Locked && e.why().contains(how), "{e}");
+        drop(holder);
+        assert_eq!(state(&dev), LockState::Free);
+    }
+}

@@ -64,6 +64,66 @@ pub fn block_zero_out(file: &File, offset: u64, len: u64) -> io::Result<()> {
     check(unsafe { libc::ioctl(file.as_raw_fd(), BLKZEROOUT, range.as_ptr()) }).map(drop)
 }
 
+/// A byte-range lock of somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ForeignLock {
+    /// It is a write lock: nobody else may hold any lock there.
+    pub exclusive: bool,
+    /// First byte.
+    pub start: u64,
+    /// Bytes; `u64::MAX` when it reaches to the end of the file, however long that gets.
+    pub len: u64,
+    /// The process, for locks that belong to one; those of open file descriptions name none.
+    pub pid: Option<u32>,
+}
+
+fn byte_range(kind: libc::c_int, start: u64, len: u64) -> libc::flock {
+    // SAFETY: flock is plain integers, for which all zeros is a valid value.
+    let mut l: libc::flock = unsafe { std::mem::zeroed() };
+    l.l_type = kind as libc::c_short;
+    l.l_whence = libc::SEEK_SET as libc::c_short;
+    l.l_start = start as libc::off_t;
+    l.l_len = len as libc::off_t;
+    l
+}
+
+/// Somebody else's lock that would keep us from locking `len` bytes (0: to the end) from `start` on for writing. Takes no lock.
+pub fn foreign_lock(file: &File, start: u64, len: u64) -> io::Result<Option<ForeignLock>> {
+    let mut l = byte_range(libc::F_WRLCK, start, len);
+    // SAFETY: F_OFD_GETLK reads and writes one flock at the pointer, which is valid for that.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut l) })?;
+    if libc::c_int::from(l.l_type) == libc::F_UNLCK {
+        return Ok(None);
+    }
+    Ok(Some(ForeignLock {
+        exclusive: libc::c_int::from(l.l_type) == libc::F_WRLCK,
+        start: l.l_start as u64,
+        len: if l.l_len == 0 { u64::MAX } else { l.l_len as u64 },
+        pid: u32::try_from(l.l_pid).ok().filter(|p| *p > 0),
+    }))
+}
+
+/// Read-locks (or, with `on` false, unlocks) one byte for the open file description of `file`. The lock lives until it is undone or
+/// the last descriptor of that description is closed. `false`: somebody else's write lock is there.
+pub fn read_lock_byte(file: &File, at: u64, on: bool) -> io::Result<bool> {
+    let l = byte_range(if on { libc::F_RDLCK } else { libc::F_UNLCK }, at, 1);
+    // SAFETY: F_OFD_SETLK reads one flock from the pointer, which is valid for that.
+    match check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const l) }) {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Magic number of the filesystem an open file is on (`f_type` of statfs).
+pub fn filesystem_type(file: &File) -> io::Result<u64> {
+    // SAFETY: statfs is plain integers, for which all zeros is a valid value.
+    let mut s: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: s is valid for writing one statfs; the descriptor is open for as long as `file` lives.
+    check(unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut s) })?;
+    Ok(s.f_type as u64)
+}
+
 /// Opens `rel` below the folder `dir` without leaving it and without following any symbolic link (`openat2`, RESOLVE_BENEATH).
 /// Never blocks on a FIFO. Returns `Unsupported` (ENOSYS) on kernels before 5.6.
 pub fn open_beneath(dir: &File, rel: &Path, write: bool) -> io::Result<File> {

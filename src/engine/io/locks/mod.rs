@@ -1,4 +1,27 @@
-//! Who holds an image now, and holding one ourselves: QEMU's byte-range protocol on the file itself.
+//! Who holds an image now ([`state`]), and holding one ourselves ([`lock`]).
+//!
+//! QEMU's protocol: single bytes of the image file itself are read-locked through the open file description. Byte 100+i says "I use
+//! permission i", byte 200+i says "nobody else may use permission i beside me"; i is 0 consistent read, 1 write, 2 write of the same
+//! content, 3 resize. Whoever opens locks what it means and then tests what others mean. Programs with locks of their own (whole-file
+//! locks, `flock`, `.lck` beside the image) are looked for as well. This module must not know any format.
+
+mod ask;
+mod hold;
+mod holders;
+
+pub use ask::{LockTable, state, state_at};
+pub use hold::{Guard, LockMode, lock};
+
+/// First byte of "I use permission i".
+const USES: u64 = 100;
+/// First byte of "nobody else may use permission i".
+const KEEPS: u64 = 200;
+/// Number of permissions.
+const PERMISSIONS: u64 = 4;
+/// Permission to write.
+const WRITE: u64 = 1;
+/// Permission to change the length.
+const RESIZE: u64 = 3;
 
 /// A process that holds an image.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,6 +70,22 @@ impl LockState {
         match self {
             LockState::Readers(h) | LockState::Writer(h) | LockState::Other(_, h) => h,
             _ => &[],
+        }
+    }
+}
+
+/// In a few words, for people: `free`, `written by qemu-system-x86 (pid 412)`.
+impl std::fmt::Display for LockState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names = self.holders().iter().map(Holder::to_string).collect::<Vec<_>>().join(", ");
+        match self {
+            LockState::Unchecked => f.write_str("not asked"),
+            LockState::Free => f.write_str("free"),
+            LockState::Readers(_) => write!(f, "read by {names}"),
+            LockState::Writer(_) => write!(f, "written by {names}"),
+            LockState::Other(how, h) if h.is_empty() => f.write_str(how),
+            LockState::Other(how, _) => write!(f, "{how} held by {names}"),
+            LockState::Unknown(why) => write!(f, "not known: {why}"),
         }
     }
 }
