@@ -1,2 +1,19 @@
-//! cowshed's door: arguments, logging, run. The only place that prints a report.
-fn main() {}
+//! cowshed's door: arguments, run, exit code. The only place that prints a report.
+
+use std::process::ExitCode;
+
+use cowshed::cli;
+
+fn main() -> color_eyre::Result<ExitCode> {
+    // Failures of the work are told in a line below; this is for defects of ours.
+    color_eyre::install()?;
+    Ok(match cli::run(std::env::args_os()) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            if let Some(report) = failure.report() {
+                eprintln!("{report}");
+            }
+            ExitCode::from(failure.code)
+        }
+    })
+}

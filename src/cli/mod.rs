@@ -1,1 +1,140 @@
-//! (being built)
+//! The command line: one verb per file, thin over the engine, with human and JSON output. Names, flags, keys and exit codes
+//! follow `qemu-img` where it has the verb.
+//!
+//! To add a verb: write its file with a struct `Args` (`clap::Args`, its doc comment is the help) that implements [`Verb`], and
+//! name it in the list of `verbs!` below.
+
+mod failure;
+mod out;
+mod source;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use failure::Failure;
+use out::{ColorWhen, Out};
+
+/// What a verb does with its arguments: the exit code, or why it failed.
+trait Verb {
+    /// Exit code of a wrong command line; `qemu-img` has 1 for all but `compare`.
+    const USAGE: u8 = 1;
+
+    fn run(self, out: &mut Out) -> Result<u8, Failure>;
+}
+
+macro_rules! verbs {
+    ($($module:ident $name:ident,)*) => {
+        $(mod $module;)*
+
+        #[derive(Subcommand)]
+        enum Command {
+            $($name($module::Args),)*
+        }
+
+        impl Command {
+            fn run(self, out: &mut Out) -> Result<u8, Failure> {
+                match self {
+                    $(Command::$name(args) => args.run(out),)*
+                }
+            }
+        }
+
+        /// Exit code of wrong usage of the verb called `name`.
+        fn usage_code(name: &str) -> u8 {
+            match name {
+                $(stringify!($module) => <$module::Args as Verb>::USAGE,)*
+                _ => 1,
+            }
+        }
+    };
+}
+
+// Each line: the file, and the verb as clap's variant.
+verbs! {
+    formats Formats,
+    info Info,
+    map Map,
+}
+
+/// A terminal workbench for virtual-machine disk images.
+#[derive(Parser)]
+#[command(name = "cowshed", version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+#[command(after_help = "Without a verb the workbench opens on the given folders or images.\n\
+    `cowshed VERB --help` shows a verb's options and examples.")]
+struct Cli {
+    /// Folders or images to open the workbench on (default: the configured roots, else the current folder)
+    #[arg(value_name = "ROOT")]
+    roots: Vec<PathBuf>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What every verb takes.
+#[derive(clap::Args)]
+struct Common {
+    /// When to use colours
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = ColorWhen::Auto, global = true)]
+    color: ColorWhen,
+
+    /// Print no more than is asked for
+    #[arg(short, long, global = true)]
+    quiet: bool,
+}
+
+/// Runs the command line `args` (the program's name first). The exit code, or the failure to report.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::command().try_get_matches_from(&args).and_then(|m| Cli::from_arg_matches(&m)) {
+        Ok(cli) => cli,
+        Err(e) if !e.use_stderr() => {
+            // --help and --version.
+            let _ = e.print();
+            return Ok(0);
+        }
+        Err(e) => {
+            let verb = args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| Cli::command().find_subcommand(a).is_some());
+            return Err(Failure::usage(&e, verb, verb.map_or(1, usage_code)));
+        }
+    };
+    let mut out = Out::new(cli.common.color, cli.common.quiet);
+    let done = match cli.command {
+        Some(command) => command.run(&mut out),
+        None => workbench(&cli.roots),
+    };
+    let flushed = out.flush();
+    let code = done?;
+    flushed?;
+    Ok(code)
+}
+
+/// Opens the workbench on `roots`.
+fn workbench(roots: &[PathBuf]) -> Result<u8, Failure> {
+    let _ = roots;
+    Err(crate::engine::error::Error::unsupported("the workbench is not built into this program yet")
+        .hint("cowshed --help lists the verbs")
+        .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_shows_examples() {
+        for verb in Cli::command().get_subcommands() {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:") && help.contains(&format!("cowshed {}", verb.get_name())), "{}", verb.get_name());
+        }
+    }
+}

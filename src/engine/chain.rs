@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::{Context, Error, ErrorKind, Result};
+use super::extents::Extents;
 use super::format::probe::{best, probe};
 use super::format::{Format, Image, Source};
 use super::io::file::{FileDevice, FileId};
 use super::io::gate::{Gate, missing};
 use super::io::{Device, ReadAt, past_end, read_padded};
 use super::limits::MAX_CHAIN;
-use super::model::{BackingRef, ChainNode, Description, Extent, Identity, Kind, ParentIdentity};
+use super::model::{BackingRef, ChainNode, Description, Extent, Identity, Kind, Mapping, ParentIdentity};
 
 /// Finds parents that an image does not name by path (VDI) or that moved: the library knows where images are.
 pub trait ParentFinder: Send + Sync {
@@ -239,21 +240,40 @@ impl Disk {
         self.files.get(depth).map_or(&[], Vec::as_slice)
     }
 
-    /// What lies at guest byte `offset`, at most `max` bytes, down to `bottom` layers (all of them: `usize::MAX`).
+    /// Virtual size in bytes: that of the top layer.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What lies at guest byte `offset`, at most `max` bytes. For a single look: whoever goes through a range uses
+    /// [`Disk::extents`], which asks every layer once.
     pub fn extent(&self, offset: u64, max: u64) -> Result<Extent> {
+        self.resolve(offset, max, |depth, len| match self.layers.get(depth) {
+            Some(layer) => layer.map(offset, len.min(layer.size() - offset)),
+            None => Err(Error::new(ErrorKind::Internal, "a layer that is not there")),
+        })
+    }
+
+    /// The extents from guest byte `start` up to, not including, `end`.
+    pub fn extents(&self, start: u64, end: u64) -> Extents<'_> {
+        Extents::new(self, start, end)
+    }
+
+    /// The answer of the first layer that holds guest byte `offset`, at most `max` bytes long. `ask(depth, len)` is the layer's
+    /// mapping there; of a longer one only `len` bytes count.
+    pub(super) fn resolve(&self, offset: u64, max: u64, mut ask: impl FnMut(usize, u64) -> Result<Mapping>) -> Result<Extent> {
         let mut len = max.min(self.size.saturating_sub(offset)).max(1);
         let mut last = 0;
         for (depth, layer) in self.layers.iter().enumerate() {
-            last = depth;
             if offset >= layer.size() {
-                // A backing file shorter than its overlay: zeros from its end on.
+                // Shorter than what stands on it: zeros from its end on, as if the layer above had nothing below.
                 break;
             }
-            let within = len.min(layer.size() - offset);
-            let m = layer.map(offset, within)?;
-            len = m.len.min(within).max(1);
-            if m.kind != Kind::Unallocated {
-                return Ok(Extent { offset, len, kind: m.kind, depth, place: m.place });
+            last = depth;
+            let mapping = ask(depth, len)?;
+            len = mapping.len.min(len).min(layer.size() - offset).max(1);
+            if mapping.kind != Kind::Unallocated {
+                return Ok(Extent { offset, len, kind: mapping.kind, depth, place: mapping.place });
             }
         }
         Ok(Extent { offset, len, kind: Kind::Unallocated, depth: last, place: None })
@@ -286,13 +306,12 @@ impl ReadAt for Disk {
         if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.size) {
             return Err(past_end(self, offset, buf.len() as u64));
         }
+        let mut extents = self.extents(offset, offset.saturating_add(buf.len() as u64));
         let mut done = 0usize;
-        while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
-            let at = offset + done as u64;
-            let extent = self.extent(at, rest.len() as u64)?;
-            let n = extent.len.min(rest.len() as u64) as usize;
-            self.read_extent(&extent, at, rest.get_mut(..n).unwrap_or_default())?;
-            done += n;
+        while let Some(extent) = extents.piece()? {
+            let part = usize::try_from(extent.len).ok().and_then(|n| buf.get_mut(done..)?.get_mut(..n)).unwrap_or_default();
+            done += part.len();
+            self.read_extent(&extent, extent.offset, part)?;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The shared engine: everything cowshed knows of disk images, as a plain synchronous library. It knows no terminal, no
 //! command line, no environment and no home folder.
+//!
+//! This is its front: the command line and the workbench call what is named here; the modules below are the rooms behind it.
 
 pub mod chain;
 pub mod error;
@@ -13,3 +15,5 @@ pub mod limits;
 pub mod model;
 pub mod ops;
 pub mod units;
+
+pub use ops::inspect::{Health, Inspection, inspect};

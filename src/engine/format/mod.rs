@@ -259,6 +259,12 @@ pub trait Image: Send + Sync {
         Err(Error::usage(format!("there is no snapshot '{which}': {} images have no internal snapshots", self.format())))
     }
 
+    /// True when much of what `map` calls data was never written, so that the host file has holes there (metadata
+    /// preallocated, a static image): a map that tells zeros asks the host for its holes too, as QEMU does then.
+    fn holes_under_data(&self) -> bool {
+        false
+    }
+
     /// Refuses content that cannot be read (encrypted). Asked once before reading guest data.
     fn readable(&self) -> Result<()> {
         match &self.describe().encrypted {

@@ -1,0 +1,106 @@
+//! The JSON of `info`: qemu-img's keys and types, with cowshed's own beside them.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::joined;
+use crate::engine::Inspection;
+use crate::engine::format::{Format, Image};
+use crate::engine::io::Device;
+use crate::engine::model::Snapshot;
+use crate::engine::units::SECTOR;
+
+/// The object of the layer at `depth`.
+pub(super) fn node(found: &Inspection, depth: usize, names: &[PathBuf]) -> Value {
+    let (Some(node), Some(image)) = (found.chain.nodes.get(depth), found.chain.layers.get(depth)) else { return Value::Null };
+    let name = names.get(depth).unwrap_or(&node.path);
+    let description = &node.description;
+    let mut out = Map::new();
+    let mut put = |key: &str, value: Value| drop(out.insert(key.to_string(), value));
+    put("filename", json!(name.to_string_lossy()));
+    put("format", json!(image.format().driver()));
+    put("disk-format", json!(image.format().name()));
+    put("virtual-size", json!(image.size()));
+    put("actual-size", json!(node.actual_size));
+    put("dirty-flag", json!(description.dirty && image.format() == Format::Qcow2));
+    if let Some(size) = description.cluster_size {
+        put("cluster-size", json!(size));
+    }
+    if description.encrypted.is_some() {
+        put("encrypted", json!(true));
+    }
+    if let Some(backing) = image.backing() {
+        if let Some(spelled) = backing.names.first() {
+            put("backing-filename", json!(spelled));
+            put("full-backing-filename", json!(joined(name, spelled).to_string_lossy()));
+        }
+        if let Some(format) = &backing.format {
+            put("backing-filename-format", json!(format));
+        }
+    }
+    if !description.snapshots.is_empty() {
+        put("snapshots", description.snapshots.iter().map(snapshot).collect());
+    }
+    if !description.specific.is_null() {
+        put("format-specific", description.specific.clone());
+    }
+    put("children", children(image.as_ref(), name));
+    if depth == 0 {
+        put("matches", json!(found.matches));
+        put("health", json!(found.health));
+        if !found.problems.is_empty() {
+            put("problems", json!(found.problems));
+        }
+    }
+    Value::Object(out)
+}
+
+/// An internal snapshot, as qemu-img prints it.
+pub(in crate::cli) fn snapshot(s: &Snapshot) -> Value {
+    let mut out = json!({
+        "id": s.id,
+        "name": s.name,
+        "vm-state-size": s.vm_state_size,
+        "date-sec": s.date_sec,
+        "date-nsec": s.date_nsec,
+        "vm-clock-sec": s.vm_clock_nsec / 1_000_000_000,
+        "vm-clock-nsec": s.vm_clock_nsec % 1_000_000_000,
+    });
+    if let Some(icount) = s.icount {
+        out["icount"] = json!(icount);
+    }
+    out
+}
+
+/// The host files the image consists of.
+fn children(image: &dyn Image, name: &Path) -> Value {
+    let child = |role: String, dev: &Device, name: &Path| {
+        json!({
+            "name": role,
+            "info": {
+                "children": [],
+                // QEMU counts files in sectors.
+                "virtual-size": dev.len().next_multiple_of(SECTOR),
+                "filename": name.to_string_lossy(),
+                "format": if dev.as_file().is_some_and(|f| f.is_block_device()) { "host_device" } else { "file" },
+                "actual-size": dev.allocated(),
+                "format-specific": { "type": "file", "data": {} },
+                "dirty-flag": false,
+            }
+        })
+    };
+    let role = |i: usize| match image.format() {
+        Format::Vmdk => format!("extents.{}", i - 1),
+        _ => "data-file".to_string(),
+    };
+    let files = image.files();
+    files
+        .iter()
+        .enumerate()
+        .map(|(i, dev)| match (i, dev.path()) {
+            (0, _) | (_, None) => child("file".into(), dev, name),
+            (i, Some(path)) => child(role(i), dev, path),
+        })
+        .collect()
+}

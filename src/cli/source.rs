@@ -1,0 +1,75 @@
+//! The flags that every verb with an image to read shares: format, sharing, secrets, which references may be followed.
+
+use std::path::Path;
+
+use crate::engine::chain::{Chain, OpenOptions};
+use crate::engine::error::{Error, Result};
+use crate::engine::format::Format;
+use crate::engine::io::gate::Gate;
+
+/// How images are opened.
+#[derive(Debug, clap::Args)]
+pub(super) struct Source {
+    /// Format of the image (default: recognised by its content)
+    #[arg(short, long, value_name = "FMT")]
+    pub(super) format: Option<String>,
+
+    #[command(flatten)]
+    pub(super) access: Access,
+}
+
+/// The same without the format, for verbs that name several.
+#[derive(Debug, clap::Args)]
+pub(super) struct Access {
+    /// Look at an image that another process is writing to; what is shown may be stale
+    #[arg(short = 'U', long)]
+    pub(super) force_share: bool,
+
+    /// Open files named inside images wherever they are, not only below the image's own folder
+    #[arg(long)]
+    pub(super) follow: bool,
+
+    /// A secret for encrypted images, read from a file
+    #[arg(long, value_name = "id=ID,file=FILE")]
+    pub(super) secret: Vec<String>,
+
+    /// The passphrase of an encrypted image, read from a file
+    #[arg(long, value_name = "FILE")]
+    pub(super) passphrase_file: Option<std::path::PathBuf>,
+
+    /// QEMU's way to give a secret: `secret,id=ID,file=FILE`
+    #[arg(long, value_name = "OBJDEF")]
+    pub(super) object: Vec<String>,
+
+    /// Not supported: images are files, named by their path
+    #[arg(long, hide = true)]
+    pub(super) image_opts: bool,
+}
+
+impl Source {
+    /// Opens the image at `path` with its chain.
+    pub(super) fn open(&self, path: &Path) -> Result<Chain> {
+        Chain::open(path, &self.options(path)?)
+    }
+    /// How to open the image at `path`.
+    pub(super) fn options(&self, path: &Path) -> Result<OpenOptions> {
+        self.access.options(path, self.format.as_deref())
+    }
+}
+
+impl Access {
+    /// How to open the image at `path` of the format called `format`.
+    pub(super) fn options(&self, path: &Path, format: Option<&str>) -> Result<OpenOptions> {
+        if self.image_opts {
+            return Err(Error::usage("--image-opts is not supported").hint("name the image by its path, and its format with -f"));
+        }
+        for object in &self.object {
+            if !object.starts_with("secret,") || !object.contains("file=") {
+                return Err(Error::usage(format!("--object {object}: only secrets that are kept in a file are taken"))
+                    .hint("--object secret,id=ID,file=FILE, or --passphrase-file FILE"));
+            }
+        }
+        let gate = Gate::around(path).follow(self.follow);
+        Ok(OpenOptions { format: format.map(Format::parse).transpose()?, gate: Some(gate), ..OpenOptions::default() })
+    }
+}
