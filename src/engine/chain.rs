@@ -135,7 +135,7 @@ fn next_layer(
     let format = reference.format.as_deref().map(Format::parse).transpose().path(from)?;
     let (mut node, image) = open_layer(dev, &path, format, gate)?;
     node.spelled = spelled;
-    if format.is_none() && child.format().entry().caps.snapshots {
+    if format.is_none() && matches!(child.format(), Format::Qcow2 | Format::Qcow | Format::Cow) {
         node.warnings.push(format!("its format is not recorded in the image above; it looks like {}", image.format()));
     }
     if let Some(warning) = check_identity(&reference.identity, &node.description.identity, &path, from)? {
