@@ -90,3 +90,22 @@ pub fn text(seed: u64, len: usize) -> Vec<u8> {
 pub fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
+
+/// All bytes of the disk that the image at `path` and its chain show, as cowshed reads them.
+pub fn content(path: &Path) -> Vec<u8> {
+    use cowshed::engine::io::ReadAt;
+    let options = cowshed::engine::chain::OpenOptions::default();
+    let disk = cowshed::engine::chain::Chain::open(path, &options).and_then(|c| c.disk()).unwrap_or_else(|e| panic!("{e}"));
+    let mut all = vec![0; disk.len() as usize];
+    disk.read_at(0, &mut all).unwrap_or_else(|e| panic!("{e}"));
+    all
+}
+
+/// The same as `qemu-img convert -f FORMAT -O raw` reads them.
+pub fn qemu_content(format: &str, path: &Path) -> Vec<u8> {
+    let raw = path.with_extension("qemu-raw");
+    qemu_img(&format!("convert -f {format} -O raw {} {}", s(path), s(&raw)));
+    let all = std::fs::read(&raw).expect("qemu-img has written it");
+    std::fs::remove_file(raw).expect("it can be removed");
+    all
+}

@@ -10,21 +10,7 @@ use cowshed::engine::io::ReadAt;
 use cowshed::engine::io::file::FileDevice;
 use cowshed::engine::model::BackingRef;
 
-use crate::common::{dir, noise, qemu_img, qemu_io, s};
-
-/// All bytes of the disk at `path`, as cowshed reads it.
-fn content(path: &Path) -> Vec<u8> {
-    let disk = Chain::open(path, &OpenOptions::default()).unwrap().disk().unwrap();
-    let mut all = vec![0; disk.len() as usize];
-    disk.read_at(0, &mut all).unwrap();
-    all
-}
-
-fn qemu_content(path: &Path) -> Vec<u8> {
-    let raw = path.with_extension("qemu-raw");
-    qemu_img(&format!("convert -O raw {} {}", s(path), s(&raw)));
-    std::fs::read(raw).unwrap()
-}
+use crate::common::{content, dir, noise, qemu_content, qemu_img, qemu_io, s};
 
 #[test]
 fn whatever_qemu_img_makes_reads_as_it_reads_it() {
@@ -44,7 +30,7 @@ fn whatever_qemu_img_makes_reads_as_it_reads_it() {
         let dev = FileDevice::open(&path).unwrap();
         let found = probe(&dev).unwrap();
         assert_eq!((best(&found), found[0].confidence), (Format::Vdi, Confidence::Certain), "{name}");
-        assert!(content(&path) == qemu_content(&path), "{name}");
+        assert!(content(&path) == qemu_content("vdi", &path), "{name}");
     }
     // Content written by convert, in scattered order of blocks.
     let raw = dir.path().join("raw");

@@ -17,6 +17,7 @@ pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
+pub mod windows;
 pub mod write;
 
 use std::path::PathBuf;

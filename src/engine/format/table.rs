@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::engine::error::{Error, ErrorKind, Result};
-use crate::engine::io::{Device, bytes, read_vec};
+use crate::engine::io::{Device, ReadAt, bytes, read_vec};
 use crate::engine::model::Mapping;
 
 /// Bytes of a page.
@@ -173,6 +173,15 @@ pub fn bits_alike(bits: &[u8], from: u64, max: u64, bit: fn(u64) -> u8) -> (bool
         }
     }
     (set, n - from)
+}
+
+/// The same for a bitmap kept at byte `start` of `dev`, read in small pieces: the answer may end early, at the end of a piece.
+pub fn bits_alike_at(dev: &dyn ReadAt, start: u64, from: u64, max: u64, bit: fn(u64) -> u8) -> Result<(bool, u64)> {
+    const PIECE: u64 = 4096;
+    let first = from / 8;
+    let needed = (from % 8).saturating_add(max).div_ceil(8).clamp(1, PIECE);
+    let bits = read_vec(dev, start.saturating_add(first), needed, PIECE)?;
+    Ok(bits_alike(&bits, from % 8, max.min(needed * 8 - from % 8), bit))
 }
 
 #[cfg(test)]
