@@ -5,6 +5,7 @@
 //! name it in the list of `verbs!` below.
 
 mod failure;
+mod options;
 mod out;
 mod source;
 
@@ -53,9 +54,11 @@ macro_rules! verbs {
 
 // Each line: the file, and the verb as clap's variant.
 verbs! {
+    compare Compare,
     formats Formats,
     info Info,
     map Map,
+    measure Measure,
 }
 
 /// A terminal workbench for virtual-machine disk images.

@@ -7,23 +7,18 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use clap::ValueEnum;
 use serde::Serialize;
 
-/// When to use colours.
+/// When to use colours: `auto` is on a terminal, unless NO_COLOR is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum ColorWhen {
-    /// On a terminal, unless NO_COLOR is set
     Auto,
-    /// Always
     Always,
-    /// Never
     Never,
 }
 
 /// Human or machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// For people
     Human,
-    /// For programs, with qemu-img's keys
     Json,
 }
 
@@ -34,8 +29,6 @@ pub(super) enum Tone {
     Label,
     /// A heading.
     Title,
-    /// All is well.
-    Good,
     /// Look at this.
     Warning,
     /// This is wrong.
@@ -68,7 +61,6 @@ impl Out {
         let code = match tone {
             Tone::Label => "2",
             Tone::Title => "1",
-            Tone::Good => "32",
             Tone::Warning => "33",
             Tone::Bad => "31",
         };

@@ -73,3 +73,16 @@ impl Access {
         Ok(OpenOptions { format: format.map(Format::parse).transpose()?, gate: Some(gate), ..OpenOptions::default() })
     }
 }
+
+/// A cache mode as qemu-img takes it; it changes nothing here but must be one there is.
+pub(super) fn cache_mode(text: &str) -> std::result::Result<String, String> {
+    match text {
+        "none" | "off" | "writeback" | "writethrough" | "directsync" | "unsafe" => Ok(text.to_string()),
+        _ => Err("it is none of none, writeback, writethrough, directsync, unsafe".into()),
+    }
+}
+
+/// The id or name in `-l`: qemu-img also takes `snapshot.id=1` and `snapshot.name=NAME`.
+pub(super) fn snapshot_name(text: &str) -> &str {
+    text.strip_prefix("snapshot.id=").or_else(|| text.strip_prefix("snapshot.name=")).unwrap_or(text)
+}
