@@ -46,6 +46,9 @@ fn oracle(path: &Path) -> Vec<u8> {
 #[track_caller]
 fn same(got: &[u8], want: &[u8]) {
     assert_eq!(got.len(), want.len(), "sizes");
+    if got == want {
+        return;
+    }
     if let Some(i) = got.iter().zip(want).position(|(a, b)| a != b) {
         panic!("byte {i:#x} is {:#x} and should be {:#x}", got[i], want[i]);
     }
@@ -71,7 +74,7 @@ fn guest(folder: &Path, len: usize) -> PathBuf {
 
 /// `info` of the same file, as qemu-img's JSON has it.
 fn qemu_info(path: &Path) -> serde_json::Value {
-    serde_json::from_str(&qemu_img(&format!("info --output=json {}", s(path)))).unwrap()
+    serde_json::from_str(&qemu_img(&format!("info -f vmdk --output=json {}", s(path)))).unwrap()
 }
 
 #[track_caller]
@@ -91,9 +94,12 @@ fn same_info(path: &Path) {
 #[test]
 fn every_subformat_reads_as_qemu_img_reads_it() {
     let d = dir();
-    let raw = guest(d.path(), (40 << 20) + 1536);
+    let raw = guest(d.path(), (34 << 20) + 1536);
     for subformat in SUBFORMATS {
         for more in ["", ",zeroed_grain=on,adapter_type=lsilogic,hwversion=13", ",compat6=on"] {
+            if subformat.ends_with("Flat") && more.contains("zeroed_grain") {
+                continue;
+            }
             let path = d.path().join("disk.vmdk");
             qemu_img(&format!("convert -O vmdk -o subformat={subformat}{more} {} {}", s(&raw), s(&path)));
             same(&content(&path), &oracle(&path));
@@ -211,8 +217,11 @@ fn extents_outside_are_not_opened() {
     std::fs::write(d.path().join("secret"), vec![7; 512]).unwrap();
     for name in ["/etc/passwd", "../secret", "/dev/zero", "..\\secret", "\\\\.\\PhysicalDrive0", "nbd:localhost:1", "json:{}"] {
         let path = inside.join("x.vmdk");
-        std::fs::write(&path, format!("# Disk DescriptorFile\nversion=1\nCID=1\ncreateType=\"monolithicFlat\"\nRW 1 FLAT \"{name}\" 0\n"))
-            .unwrap();
+        std::fs::write(
+            &path,
+            format!("# Disk DescriptorFile\nversion=1\nCID=1\ncreateType=\"monolithicFlat\"\nRW 1 FLAT \"{name}\" 0\n"),
+        )
+        .unwrap();
         let chain = open(&path);
         assert_eq!(chain.layers[0].files().len(), 1, "{name}");
         assert_eq!(chain.disk().err().unwrap().kind(), ErrorKind::Gated, "{name}");
