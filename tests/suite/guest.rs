@@ -1,1 +1,221 @@
-//! (being built)
+//! Guest filesystems: what their own tools made is read back file by file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use cowshed::engine::guest::fs::{self, FileType, GuestFs, Node};
+use cowshed::engine::io::file::FileDevice;
+
+use crate::common::{dir, noise, run, s, text};
+
+/// Path -> what is there: `dir`, `-> target`, or the content.
+type Tree = BTreeMap<String, Vec<u8>>;
+
+fn walk(fs: &dyn GuestFs, node: Node, at: &str, out: &mut Tree) {
+    for e in fs.list(node).unwrap() {
+        let path = format!("{at}/{}", String::from_utf8_lossy(&e.name));
+        let stat = fs.stat(e.node).unwrap();
+        assert_eq!(fs.lookup(node, &e.name).unwrap(), Some(e.node), "{path}");
+        let what = match stat.kind {
+            FileType::Folder => {
+                walk(fs, e.node, &path, out);
+                b"dir".to_vec()
+            }
+            FileType::Link => [b"-> ", fs.read_link(e.node).unwrap().as_slice()].concat(),
+            _ => {
+                let mut content = vec![0; stat.size as usize];
+                assert_eq!(fs.read(e.node, 0, &mut content).unwrap(), content.len(), "{path}");
+                content
+            }
+        };
+        out.insert(path, what);
+    }
+}
+
+fn tree(image: &Path) -> Tree {
+    let fs = fs::open(Arc::new(FileDevice::open(image).unwrap())).unwrap();
+    let mut out = Tree::new();
+    walk(fs.as_ref(), fs.root(), "", &mut out);
+    out.remove("/lost+found");
+    out
+}
+
+fn host(at: &Path, prefix: &str, out: &mut Tree) {
+    for e in std::fs::read_dir(at).unwrap() {
+        let e = e.unwrap();
+        let path = format!("{prefix}/{}", e.file_name().to_string_lossy());
+        let kind = e.file_type().unwrap();
+        let what = if kind.is_dir() {
+            host(&e.path(), &path, out);
+            b"dir".to_vec()
+        } else if kind.is_symlink() {
+            [b"-> ", std::fs::read_link(e.path()).unwrap().to_str().unwrap().as_bytes()].concat()
+        } else {
+            std::fs::read(e.path()).unwrap()
+        };
+        out.insert(path, what);
+    }
+}
+
+/// A folder with everything a filesystem must cope with: small and large files, holes, long and short links, a large folder.
+fn sample(at: &Path, links: bool) -> Tree {
+    std::fs::create_dir_all(at.join("etc/deep/er")).unwrap();
+    std::fs::create_dir_all(at.join("many")).unwrap();
+    std::fs::write(at.join("etc/hostname"), "golden\n").unwrap();
+    std::fs::write(at.join("empty"), "").unwrap();
+    std::fs::write(at.join("etc/deep/er/big.bin"), noise(1, 700_000)).unwrap();
+    std::fs::write(at.join("etc/text.log"), text(1, 300_000)).unwrap();
+    for i in 0..400 {
+        std::fs::write(at.join(format!("many/some-fairly-long-file-name-{i}")), format!("{i}")).unwrap();
+    }
+    if links {
+        std::os::unix::fs::symlink("hostname", at.join("etc/link")).unwrap();
+        std::os::unix::fs::symlink(format!("/{}end", "long/".repeat(30)), at.join("etc/longlink")).unwrap();
+        let hole = std::fs::File::create(at.join("sparse")).unwrap();
+        hole.set_len(3 << 20).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&hole, &noise(2, 5000), (3 << 20) - 5000).unwrap(); // mke2fs -d loses a hole at the end
+    }
+    let mut out = Tree::new();
+    host(at, "", &mut out);
+    out
+}
+
+fn same(label: &str, found: &Tree, expected: &Tree) {
+    let names: Vec<_> =
+        expected.keys().filter(|k| !found.contains_key(*k)).chain(found.keys().filter(|k| !expected.contains_key(*k))).collect();
+    assert!(names.is_empty(), "{label}: only on one side: {names:?}");
+    for (path, content) in expected {
+        assert!(&found[path] == content, "{label}: {path} differs");
+    }
+}
+
+#[test]
+fn ext_of_every_common_feature_set_is_read() {
+    let d = dir();
+    let root = d.path().join("root");
+    let expected = sample(&root, true);
+    for (n, options) in [
+        "-t ext4",
+        "-t ext4 -b 1024 -O inline_data,^metadata_csum,^64bit",
+        "-t ext4 -O metadata_csum_seed,orphan_file",
+        "-t ext4 -O ^extents,^64bit",
+        "-t ext3",
+        "-t ext2 -b 1024",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let image = d.path().join(format!("{n}.raw"));
+        let mut args: Vec<&str> = vec!["-q", "-F", "-d", s(&root)];
+        args.extend(options.split(' '));
+        args.extend([s(&image), "24M"]);
+        run("mke2fs", &args);
+        same(options, &tree(&image), &expected);
+    }
+}
+
+#[test]
+fn free_space_and_file_places_of_ext_are_those_of_its_own_tools() {
+    let d = dir();
+    let root = d.path().join("root");
+    sample(&root, true);
+    for options in ["-t ext4", "-t ext3"] {
+        let image = d.path().join("x.raw");
+        let _ = std::fs::remove_file(&image);
+        let mut args: Vec<&str> = vec!["-q", "-F", "-b", "4096", "-d", s(&root)];
+        args.extend(options.split(' '));
+        args.extend([s(&image), "24M"]);
+        run("mke2fs", &args);
+        let fs = fs::open(Arc::new(FileDevice::open(&image).unwrap())).unwrap();
+        let mut free = 0;
+        fs.free_ranges(&mut |_, len| free += len).unwrap();
+        assert_eq!(Some(free), fs.info().free, "{options}");
+        let etc = fs.lookup(fs.root(), b"etc").unwrap().unwrap();
+        let log = fs.lookup(etc, b"text.log").unwrap().unwrap();
+        let bytes = std::fs::read(&image).unwrap();
+        let mut content = vec![0; 300_000usize.next_multiple_of(4096)];
+        for e in fs.extents(log).unwrap() {
+            let (from, to) = (e.place as usize, e.offset as usize);
+            content[to..to + e.len as usize].copy_from_slice(&bytes[from..from + e.len as usize]);
+        }
+        assert!(content[..300_000] == text(1, 300_000), "{options}");
+    }
+}
+
+#[test]
+fn btrfs_made_from_a_folder_is_read() {
+    let d = dir();
+    let root = d.path().join("root");
+    let expected = sample(&root, true);
+    let image = d.path().join("b.raw");
+    run("truncate", &["-s", "128M", s(&image)]);
+    run("mkfs.btrfs", &["-q", "-r", s(&root), s(&image)]);
+    same("btrfs", &tree(&image), &expected);
+}
+
+#[test]
+fn xfs_made_from_a_list_is_read() {
+    let d = dir();
+    let root = d.path().join("root");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(root.join("big"), noise(3, 200_000)).unwrap();
+    std::fs::write(root.join("small"), "small\n").unwrap();
+    let mut proto = "/dev/null\n0 0\nd--755 0 0\n".to_string();
+    let mut expected = Tree::new();
+    for (name, from) in [("big", "big"), ("small", "small")] {
+        proto += &format!("{name} ---644 0 0 {}\n", s(&root.join(from)));
+        expected.insert(format!("/{name}"), std::fs::read(root.join(from)).unwrap());
+    }
+    proto += "link l--777 0 0 small\nmany d--755 0 0\n";
+    expected.insert("/link".into(), b"-> small".to_vec());
+    for i in 0..300 {
+        proto += &format!("a-fairly-long-name-{i} ---644 0 0 {}\n", s(&root.join("small")));
+        expected.insert(format!("/many/a-fairly-long-name-{i}"), b"small\n".to_vec());
+    }
+    proto += "$\n$\n";
+    expected.insert("/many".into(), b"dir".to_vec());
+    std::fs::write(d.path().join("proto"), proto).unwrap();
+    let image = d.path().join("x.raw");
+    run("truncate", &["-s", "320M", s(&image)]);
+    run("mkfs.xfs", &["-q", "-p", s(&d.path().join("proto")), s(&image)]);
+    same("xfs", &tree(&image), &expected);
+}
+
+#[test]
+fn fat_filled_by_mtools_is_read() {
+    let d = dir();
+    let root = d.path().join("root");
+    let expected = sample(&root, false);
+    for (fat, size, per) in [("12", "4M", "4"), ("16", "20M", "1"), ("32", "64M", "1")] {
+        let image = d.path().join(format!("fat{fat}.raw"));
+        run("truncate", &["-s", size, s(&image)]);
+        run("mkfs.vfat", &["-F", fat, "-s", per, s(&image)]);
+        for top in ["etc", "many", "empty"] {
+            run("mcopy", &["-i", s(&image), "-s", s(&root.join(top)), "::"]);
+        }
+        same(fat, &tree(&image), &expected);
+    }
+}
+
+#[test]
+fn discs_are_read_with_rock_ridge_and_joliet_names() {
+    let d = dir();
+    let root = d.path().join("root");
+    let expected = sample(&root, true);
+    let deep = root.join("a/b/c/d/e/f/g/h/i/j");
+    std::fs::create_dir_all(&deep).unwrap();
+    std::fs::write(deep.join("bottom"), "x").unwrap();
+    let mut all = expected.clone();
+    host(&root, "", &mut all);
+    let rr = d.path().join("rr.iso");
+    run("genisoimage", &["-quiet", "-R", "-o", s(&rr), s(&root)]);
+    let mut found = tree(&rr);
+    found.remove("/rr_moved");
+    same("rock ridge", &found, &all);
+    let plain = d.path().join("plain");
+    let expected = sample(&plain, false);
+    let joliet = d.path().join("j.iso");
+    run("genisoimage", &["-quiet", "-J", "-joliet-long", "-o", s(&joliet), s(&plain)]);
+    same("joliet", &tree(&joliet), &expected);
+}

@@ -1,0 +1,196 @@
+//! ext2, ext3 and ext4 for reading, over `rust-fs-ext4`. A journal that was not replayed is replayed in memory.
+
+use std::sync::Arc;
+
+use fs_ext4::dir::DirBlockIter;
+use fs_ext4::fs::Filesystem;
+use fs_ext4::inode::Inode;
+
+use super::device::Reader;
+use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat, guarded};
+use crate::engine::error::{Error, Result};
+use crate::engine::guest::recognise::FsInfo;
+use crate::engine::io::Device;
+use crate::engine::io::bytes::{be32, le16, le32};
+
+/// Names in one folder, at most: a damaged folder must not fill the memory.
+const MAX_NAMES: usize = 1_000_000;
+
+/// An ext filesystem.
+pub(super) struct Ext {
+    fs: Filesystem,
+    info: FsInfo,
+    /// Folder entries carry the file type (incompat FILETYPE).
+    typed: bool,
+}
+
+impl Ext {
+    pub(super) fn open(dev: Device, info: FsInfo) -> Result<Self> {
+        let fs = guarded("open ext filesystem", || Filesystem::mount(Arc::new(Reader(dev))))?;
+        let typed = fs.sb.feature_incompat & 2 != 0;
+        Ok(Ext { fs, info, typed })
+    }
+
+    fn inode(&self, node: Node) -> Result<(u32, Inode, Vec<u8>)> {
+        let ino = u32::try_from(node).map_err(|_| Error::corrupt("an inode number past 2^32"))?;
+        let (inode, raw) = guarded("read inode", || self.fs.read_inode_verified(ino))?;
+        Ok((ino, inode, raw))
+    }
+
+    /// The blocks of a folder, read through whatever maps them (extents, or the older block lists that the crate's own listing
+    /// does not take).
+    fn old_folder(&self, inode: &Inode) -> Result<Vec<DirEntry>> {
+        let block = u64::from(self.fs.sb.block_size());
+        let limit = guarded("read folder", || self.fs.byte_ceiling())?;
+        let mut out = Vec::new();
+        for logical in 0..inode.size.min(limit).div_ceil(block.max(1)) {
+            let Some(physical) = guarded("read folder", || self.fs.map_inode_logical(inode, logical))? else { continue };
+            let bytes = guarded("read folder", || self.fs.read_block(physical))?;
+            for entry in DirBlockIter::new(&bytes, self.typed) {
+                let e = guarded("read folder", || entry)?;
+                if out.len() >= MAX_NAMES {
+                    return Err(Error::corrupt(format!("a folder with more than {MAX_NAMES} names")));
+                }
+                out.push(DirEntry { name: e.name, node: u64::from(e.inode) });
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl GuestFs for Ext {
+    fn info(&self) -> &FsInfo {
+        &self.info
+    }
+    fn root(&self) -> Node {
+        2
+    }
+    fn stat(&self, node: Node) -> Result<Stat> {
+        let (_, i, _) = self.inode(node)?;
+        Ok(Stat {
+            node,
+            kind: FileType::of_mode(u32::from(i.mode)),
+            mode: u32::from(i.mode) & 0o7777,
+            uid: i.uid,
+            gid: i.gid,
+            size: i.size,
+            links: u32::from(i.links_count),
+            mtime: i.mtime,
+        })
+    }
+    fn list(&self, dir: Node) -> Result<Vec<DirEntry>> {
+        let (ino, inode, _) = self.inode(dir)?;
+        if !inode.is_dir() {
+            return Err(Error::usage("it is not a folder"));
+        }
+        let mut entries = if inode.has_extents() || inode.has_inline_data() {
+            let found = guarded("read folder", || self.fs.read_dir_ino(ino))?;
+            found.into_iter().map(|e| DirEntry { name: e.name, node: u64::from(e.inode) }).collect()
+        } else {
+            self.old_folder(&inode)?
+        };
+        entries.retain(|e| e.name != b"." && e.name != b"..");
+        Ok(entries)
+    }
+    fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Node>> {
+        let (ino, inode, _) = self.inode(dir)?;
+        if !inode.has_extents() {
+            return Ok(self.list(dir)?.into_iter().find(|e| e.name == name).map(|e| e.node));
+        }
+        match guarded("look up a name", || match self.fs.lookup_at(ino, name) {
+            Err(fs_ext4::error::Error::NotFound) => Ok(None),
+            other => other.map(Some),
+        })? {
+            Some(n) => Ok(Some(u64::from(n))),
+            None => Ok(None),
+        }
+    }
+    fn read(&self, node: Node, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let (ino, inode, _) = self.inode(node)?;
+        if !inode.is_file() {
+            return Err(Error::usage("it is not a regular file"));
+        }
+        if offset >= inode.size {
+            return Ok(0);
+        }
+        guarded("read file", || self.fs.read_ino(ino, offset, buf))
+    }
+    fn read_link(&self, node: Node) -> Result<Vec<u8>> {
+        let (ino, _, _) = self.inode(node)?;
+        guarded("read link", || self.fs.read_link_ino(ino))
+    }
+    fn extents(&self, node: Node) -> Result<Vec<FileExtent>> {
+        let (_, inode, _) = self.inode(node)?;
+        if inode.has_inline_data() {
+            return Ok(Vec::new());
+        }
+        let block = u64::from(self.fs.sb.block_size());
+        let blocks = inode.size.div_ceil(block.max(1));
+        let mut out: Vec<FileExtent> = Vec::new();
+        if inode.has_extents() {
+            let dev = self.fs.dev.clone();
+            let all =
+                guarded("read extents", || fs_ext4::extent::collect_all(&inode.block, dev.as_ref(), self.fs.sb.block_size()))?;
+            out.extend(all.iter().filter(|e| !e.uninitialized).map(|e| FileExtent {
+                offset: u64::from(e.logical_block) * block,
+                place: e.physical_block.saturating_mul(block),
+                len: u64::from(e.length) * block,
+            }));
+            return Ok(out);
+        }
+        let stored = inode.blocks.saturating_mul(512).div_ceil(block.max(1));
+        let mut seen = 0;
+        for logical in 0..blocks {
+            // A sparse file of many terabytes has few stored blocks: stop when all have been seen.
+            if seen >= stored {
+                break;
+            }
+            let Some(physical) = guarded("read block map", || self.fs.map_inode_logical(&inode, logical))? else { continue };
+            seen += 1;
+            let next = FileExtent { offset: logical * block, place: physical.saturating_mul(block), len: block };
+            match out.last_mut().filter(|l| l.offset + l.len == next.offset && l.place + l.len == next.place) {
+                Some(last) => last.len += block,
+                None => out.push(next),
+            }
+        }
+        Ok(out)
+    }
+    fn free_ranges(&self, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
+        free_blocks(&self.fs, visit)
+    }
+}
+
+/// Free blocks by the groups' bitmaps. A group whose bitmap was never initialised is free but for its own metadata; it is left
+/// out here, as where that metadata lies depends on flex_bg.
+fn free_blocks(fs: &Filesystem, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    let sb = &fs.sb;
+    let block = u64::from(sb.block_size());
+    let raw = &sb.raw;
+    let (per_group, first) = (u64::from(le32(raw, 0x20).unwrap_or(0)), u64::from(le32(raw, 0x14).unwrap_or(0)));
+    if le16(raw, 0x38) != Some(0xef53) || per_group == 0 || be32(raw, 0).is_none() {
+        return Err(Error::corrupt("the superblock has no groups"));
+    }
+    let total = sb.blocks_count;
+    let mut run: Option<(u64, u64)> = None;
+    for (n, group) in fs.groups.iter().enumerate() {
+        let start = first + n as u64 * per_group;
+        let uninitialised = group.flags & 2 != 0;
+        let bitmap = if uninitialised { Vec::new() } else { guarded("read block bitmap", || fs.read_block(group.block_bitmap))? };
+        for i in 0..per_group.min(total.saturating_sub(start)) {
+            let free = bitmap.get((i / 8) as usize).is_some_and(|b| b & (1 << (i % 8)) == 0);
+            run = match (run, free) {
+                (None, true) => Some((start + i, 1)),
+                (Some((s, l)), true) if s + l == start + i => Some((s, l + 1)),
+                (Some((s, l)), _) => {
+                    visit(s * block, l * block);
+                    free.then_some((start + i, 1))
+                }
+                (None, false) => None,
+            };
+        }
+    }
+    if let Some((s, l)) = run {
+        visit(s * block, l * block);
+    }
+    Ok(())
+}
