@@ -18,7 +18,7 @@ pub struct FileDevice {
 }
 
 /// What identifies a host file whatever it is called: device number and inode (for a block device its own number).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct FileId {
     /// `st_dev`, or `u64::MAX` for a block device.
     pub dev: u64,

@@ -4,6 +4,7 @@
 //! format, the terminal, the environment or where images live.
 
 pub mod bytes;
+pub mod direct;
 pub mod fault;
 pub mod file;
 pub mod gate;

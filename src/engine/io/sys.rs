@@ -47,6 +47,33 @@ pub fn zero_range(file: &File, offset: u64, len: u64) -> io::Result<()> {
     fallocate(file, libc::FALLOC_FL_ZERO_RANGE, offset, len)
 }
 
+/// Takes an exclusive `flock` if nobody has one: false when somebody does. Held until the file is closed. QEMU's locks are of
+/// another kind and do not meet it.
+pub fn try_flock(file: &File) -> io::Result<bool> {
+    // SAFETY: flock takes no pointers; the descriptor is open for as long as `file` lives.
+    match check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+        Ok(_) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::EWOULDBLOCK) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Bytes of the range that are in the page cache (`cachestat`, Linux 6.5; an error before).
+pub fn cached_bytes(file: &File, offset: u64, len: u64) -> io::Result<u64> {
+    /// The same number on every architecture.
+    const SYS_CACHESTAT: libc::c_long = 451;
+    let range = [offset, len];
+    // nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted: pages.
+    let mut stat = [0u64; 5];
+    // SAFETY: cachestat reads two u64 from range and writes five to stat; both outlive the call.
+    if unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), stat.as_mut_ptr(), 0u32) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: sysconf takes a number and has no effects.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    Ok(stat[0].saturating_mul(u64::try_from(page).unwrap_or(4096)))
+}
+
 /// Length in bytes of a block device.
 pub fn block_device_len(file: &File) -> io::Result<u64> {
     const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;

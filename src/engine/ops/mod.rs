@@ -1,7 +1,83 @@
-//! Operations on images: each verb's work, one file each. They know formats only through traits and are thin enough to be read
-//! beside the verb.
+//! Operations: what cowshed does to images, one verb per file. Each is planned first and then runs as a job.
+//!
+//! They know formats only through the table and the traits of [`crate::engine::format`], and neither screens nor arguments.
 
 pub mod compare;
+pub mod convert;
 pub mod inspect;
 pub mod map;
 pub mod measure;
+pub mod pipeline;
+pub mod plan;
+pub mod stage;
+
+use std::path::PathBuf;
+
+use super::error::{Error, Result};
+use super::job::{Claim, JobContext};
+use plan::Plan;
+
+/// What a job is asked to do: plain data, so that it can be journaled, retried and shown as a command line.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobSpec {
+    /// Copies a disk into a new image of any format.
+    Convert(convert::ConvertSpec),
+}
+
+impl JobSpec {
+    /// The operation that does it. Touches nothing.
+    pub fn operation(&self) -> Box<dyn Operation> {
+        match self {
+            JobSpec::Convert(spec) => Box::new(convert::Convert::new(spec.clone())),
+        }
+    }
+    /// What it does, in a line. May hold names from outside: print it through `units::printable`.
+    pub fn title(&self) -> String {
+        match self {
+            JobSpec::Convert(spec) => spec.title(),
+        }
+    }
+    /// The verb: `convert`, …
+    pub fn verb(&self) -> &'static str {
+        match self {
+            JobSpec::Convert(_) => "convert",
+        }
+    }
+    /// Makes the plan and does nothing else: what `--dry-run` and the confirm dialog show.
+    pub fn plan(&self) -> Result<Plan> {
+        self.operation().plan()
+    }
+}
+
+/// What an operation made.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Outcome {
+    /// In a line.
+    pub summary: String,
+    /// Files that are new, under their final names.
+    pub made: Vec<PathBuf>,
+}
+
+/// An operation as the runner sees it.
+pub trait Operation: Send + Sync {
+    /// The files it needs, to read or to write. Quick: opens headers, reads no tables.
+    fn claims(&self) -> Result<Vec<Claim>>;
+
+    /// What it is about to do. Reads; writes nothing.
+    fn plan(&self) -> Result<Plan>;
+
+    /// Does it, asking `job` at every step whether to go on.
+    fn run(&self, plan: &Plan, job: &JobContext) -> Result<Outcome>;
+
+    /// The file whose making is journaled, for operations that can be resumed.
+    fn journal_target(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// True when, after failing with `error`, it has kept what a later run can go on with.
+    fn keeps_partial(&self, error: &Error) -> bool {
+        let _ = error;
+        false
+    }
+}

@@ -1,0 +1,1 @@
+//! New images under partial names. (Next commit.)
