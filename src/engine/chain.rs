@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::error::{Context, Error, ErrorKind, Result};
 use super::extents::Extents;
-use super::format::probe::{best, probe};
+use super::format::probe::{self, best, probe};
 use super::format::{Format, Image, Source};
 use super::io::file::{FileDevice, FileId};
 use super::io::gate::{Gate, missing};
@@ -97,9 +97,12 @@ impl Chain {
 fn open_layer(dev: FileDevice, path: &Path, format: Option<Format>, gate: &Gate) -> Result<(ChainNode, Arc<dyn Image>)> {
     let actual_size = dev.allocated();
     let dev: Device = Arc::new(dev);
-    let format = match format {
-        Some(f) => f,
-        None => best(&probe(dev.as_ref())?),
+    let (format, warnings) = match format {
+        Some(f) => (f, Vec::new()),
+        None => {
+            let matches = probe(dev.as_ref())?;
+            (best(&matches), probe::warnings(path, &matches))
+        }
     };
     let image = (format.entry().open)(Source { dev, path: path.to_path_buf(), gate: gate.clone() }).path(path)?;
     let node = ChainNode {
@@ -109,7 +112,7 @@ fn open_layer(dev: FileDevice, path: &Path, format: Option<Format>, gate: &Gate)
         virtual_size: Some(image.size()),
         actual_size: Some(image.files().iter().skip(1).fold(actual_size, |sum, f| sum.saturating_add(f.allocated()))),
         error: None,
-        warnings: Vec::new(),
+        warnings,
         description: image.describe(),
     };
     Ok((node, image))

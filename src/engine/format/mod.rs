@@ -6,6 +6,7 @@
 pub mod amazon;
 pub mod cow;
 pub mod crypto;
+pub mod front;
 pub mod iso;
 pub mod named;
 pub mod probe;

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use super::front::Front;
 use super::probe::{Confidence, Match, Probe};
 use super::{Caps, Format, FormatEntry, Guide, Image, Source};
 use crate::engine::error::Result;
-use crate::engine::io::Device;
-use crate::engine::model::{Description, Kind, Mapping, Place};
+use crate::engine::io::{Device, read_up_to};
+use crate::engine::model::{Description, Fact, Kind, Mapping, Place};
 
 /// Raw's row in the table of formats.
 pub static ENTRY: FormatEntry = FormatEntry {
@@ -30,12 +31,20 @@ pub static ENTRY: FormatEntry = FormatEntry {
     open_write: None,
 };
 
-fn probe(_: &Probe<'_>) -> Option<Match> {
-    Some(Match { format: Format::Raw, evidence: "any bytes can be a raw disk".into(), confidence: Confidence::Possible })
+fn probe(p: &Probe<'_>) -> Option<Match> {
+    let evidence = match Front::of(p.head).words() {
+        Some(table) => format!("any bytes can be a raw disk; a partition table is in front: {table}"),
+        None => "any bytes can be a raw disk".into(),
+    };
+    Some(Match { format: Format::Raw, evidence, confidence: Confidence::Possible })
 }
 
 fn open(source: Source) -> Result<Arc<dyn Image>> {
-    Ok(Arc::new(Raw::new(vec![source.dev])))
+    // A disk that cannot be read at its start may be readable elsewhere: no facts then, and the error when it is read.
+    let head = read_up_to(source.dev.as_ref(), 0, 8192).unwrap_or_default();
+    let table = Front::of(&head).words().unwrap_or_else(|| "none seen".into());
+    let facts = vec![Fact { label: "partition table", value: table }];
+    Ok(Arc::new(Raw::with(vec![source.dev], Format::Raw, Description { facts, ..Description::default() })))
 }
 
 /// One or several devices read as one disk.
