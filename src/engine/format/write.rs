@@ -3,12 +3,12 @@
 //! Nothing here knows where files come from: [`NewFiles`] hands out the files a new image consists of (under partial names, made
 //! durable and renamed by the caller), so no writer can leave half an image under a good name.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Format, Image, Source};
 use crate::engine::error::{Error, Result};
-use crate::engine::io::WriteDevice;
+use crate::engine::io::{Device, WriteDevice};
 use crate::engine::model::Identity;
 
 /// What an option takes.
@@ -52,6 +52,50 @@ pub struct NewBacking {
     pub size: u64,
     /// What the child records to recognise it.
     pub identity: Identity,
+    /// The disk it shows, for writes that cover a unit in part. `None` when the content is not to be written (plain `create`).
+    pub disk: Option<Below>,
+}
+
+/// The disk below an overlay: what a guest sees of the chain from the backing file down.
+#[derive(Clone)]
+pub struct Below(pub Device);
+
+impl std::fmt::Debug for Below {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Below({} bytes)", self.0.len())
+    }
+}
+
+impl Below {
+    /// Fills `buf` from `offset` on; past the end of the disk below there are zeros.
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        crate::engine::io::read_padded(self.0.as_ref(), offset, buf)
+    }
+}
+
+/// Opens a further file of the image at the path given, by the name the image has for it: for writing, and locked.
+pub type OpenOther = Arc<dyn Fn(&Path, &str) -> Result<WriteDevice> + Send + Sync>;
+
+/// What an image is opened for writing with.
+#[derive(Clone)]
+pub struct WriteSource {
+    /// The image file, locked and writable.
+    pub dev: WriteDevice,
+    /// The same file for reading, with its path and gate.
+    pub source: Source,
+    /// What the image stands on, opened by the caller; `None` when it stands on nothing.
+    pub below: Option<Below>,
+    /// Opens data files and extents for writing.
+    pub other: OpenOther,
+}
+
+impl WriteSource {
+    /// An image in one file that stands on nothing; further files are refused.
+    pub fn alone(dev: WriteDevice, source: Source) -> Self {
+        let other: OpenOther =
+            Arc::new(|path, name| Err(Error::unsupported(format!("'{name}' is needed for writing too")).path(path)));
+        WriteSource { dev, source, below: None, other }
+    }
 }
 
 /// What to make.
@@ -115,14 +159,15 @@ impl CreateSpec {
 pub trait NewFiles {
     /// The image file itself: empty, or (for `-n` and block devices) what is there.
     fn image(&self) -> WriteDevice;
-    /// A further file beside it, called `name` in the end (no folders): an extent, a data file.
+    /// A further file, called `name` in the end: an extent (beside the image, no folders) or a data file (as the option
+    /// spells it).
     fn extra(&self, name: &str) -> Result<WriteDevice>;
 }
 
 /// Makes a new image and hands it back open for writing its content.
 pub type CreateFn = fn(&CreateSpec, &dyn NewFiles) -> Result<Arc<dyn DiskWriter>>;
-/// Opens an image for writing guest data in place. The device is locked and writable; `Source::dev` is the same file.
-pub type OpenWriteFn = fn(WriteDevice, Source) -> Result<Arc<dyn DiskWriter>>;
+/// Opens an image for writing guest data in place.
+pub type OpenWriteFn = fn(WriteSource) -> Result<Arc<dyn DiskWriter>>;
 
 /// An image open for writing: guest bytes in, the format's structures kept in a crash-safe order.
 pub trait DiskWriter: Send + Sync {
