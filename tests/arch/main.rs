@@ -1,4 +1,5 @@
 //! The rules of the house, proved: who may use whom, how large a file may be, what a module opens with, what lies at the top.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
 

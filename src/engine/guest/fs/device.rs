@@ -1,8 +1,8 @@
 //! Our devices in the clothes of the filesystem crates' device traits. Read only.
 
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io;
 
-use crate::engine::io::{Device, read_padded};
+use crate::engine::io::Device;
 
 /// A device for the `rust-fs-*` crates.
 pub(super) struct Reader(pub(super) Device);
@@ -22,48 +22,5 @@ impl fs_ext4::block_io::BlockDevice for Reader {
     }
     fn size_bytes(&self) -> u64 {
         self.0.len()
-    }
-}
-
-/// A device as a stream, for crates that seek. Writing is refused.
-pub(super) struct Stream {
-    dev: Device,
-    at: u64,
-}
-
-impl Stream {
-    pub(super) fn new(dev: Device) -> Self {
-        Stream { dev, at: 0 }
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.dev.len().saturating_sub(self.at).min(buf.len() as u64) as usize;
-        let part = buf.get_mut(..n).unwrap_or_default();
-        read_padded(self.dev.as_ref(), self.at, part).map_err(|e| io::Error::other(e.to_string()))?;
-        self.at += n as u64;
-        Ok(n)
-    }
-}
-
-impl Seek for Stream {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(n) => Some(n),
-            SeekFrom::End(n) => self.dev.len().checked_add_signed(n),
-            SeekFrom::Current(n) => self.at.checked_add_signed(n),
-        };
-        self.at = at.ok_or_else(|| io::Error::other("seek before the beginning"))?;
-        Ok(self.at)
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-        Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem))
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -1,42 +1,227 @@
-//! FAT12, FAT16 and FAT32 for reading, over `fatfs`. FAT has no inodes: a node is a number of ours for a path seen before.
+//! FAT12, FAT16 and FAT32 for reading (Microsoft FAT specification, version 1.03), with long names.
+//!
+//! FAT has no inodes: a node is the byte offset of a file's short directory entry on the volume, and 0 is the root folder.
 
-use std::io::{Read, Seek, SeekFrom};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
-use fatfs::{FileSystem, FsOptions};
-
-use super::device::Stream;
-use super::{DirEntry, FileType, GuestFs, Node, Stat, guarded};
+use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat};
 use crate::engine::error::{Error, Result};
-use crate::engine::guest::recognise::FsInfo;
+use crate::engine::guest::recognise::{FsInfo, FsKind};
 use crate::engine::io::Device;
+use crate::engine::io::bytes::{le16, le32};
+use crate::engine::io::read_vec;
+use crate::engine::units::MIB;
 
-/// Names in one folder, at most: a folder that loops must not fill the memory.
-const MAX_NAMES: usize = 100_000;
+/// Bytes of one folder, at most (the specification's limit is 2 MiB).
+const MAX_FOLDER: u64 = 4 * MIB;
 
-/// A FAT filesystem. The crate's handle stays on one thread, so each call opens its own: a boot sector and a FAT sector.
+/// A FAT filesystem.
 pub(super) struct Fat {
     dev: Device,
-    /// Path of each node, its type and size; node `n` is entry `n`, and entry 0 the root.
-    seen: Mutex<Vec<(String, FileType, u64)>>,
     info: FsInfo,
+    /// The file allocation table as a whole; at most 4 bytes per cluster of the volume.
+    table: Vec<u8>,
+    cluster: u64,
+    clusters: u64,
+    /// Byte where cluster 2 begins.
+    data: u64,
+    /// Where the root folder lies: a fixed area (FAT12/16) or its first cluster (FAT32).
+    root: Root,
+    /// Chains of clusters already followed, by first cluster: reading a large file in pieces must not follow it each time.
+    chains: Mutex<HashMap<u64, std::sync::Arc<Vec<u64>>>>,
+}
+
+enum Root {
+    Area { at: u64, len: u64 },
+    Cluster(u64),
+}
+
+/// A short directory entry.
+struct Entry {
+    kind: FileType,
+    read_only: bool,
+    first: u64,
+    size: u64,
+    mtime: i64,
 }
 
 impl Fat {
     pub(super) fn open(dev: Device, info: FsInfo) -> Result<Self> {
-        let fat = Fat { dev, seen: Mutex::new(vec![(String::new(), FileType::Folder, 0)]), info };
-        guarded("open FAT", || fat.handle().map(drop))?;
-        Ok(fat)
+        let b = read_vec(dev.as_ref(), 0, 512, 512)?;
+        let bad = || Error::corrupt("a damaged FAT boot sector");
+        let word = |at| le16(&b, at).map(u64::from).ok_or_else(bad);
+        let long = |at| le32(&b, at).map(u64::from).ok_or_else(bad);
+        let (sector, reserved, root_entries) = (word(11)?, word(14)?, word(17)?);
+        let per_cluster = u64::from(*b.get(13).ok_or_else(bad)?);
+        let fats = u64::from(*b.get(16).ok_or_else(bad)?);
+        let total = if word(19)? == 0 { long(32)? } else { word(19)? };
+        let fat_sectors = if word(22)? == 0 { long(36)? } else { word(22)? };
+        let cluster = per_cluster * sector;
+        let root_at = (reserved + fats * fat_sectors) * sector;
+        let root_len = (root_entries * 32).next_multiple_of(sector.max(1));
+        let data = root_at + root_len;
+        let clusters = (total * sector).checked_sub(data).filter(|_| cluster > 0).ok_or_else(bad)? / cluster;
+        let bits = match info.kind {
+            FsKind::Fat12 => 12,
+            FsKind::Fat16 => 16,
+            _ => 32,
+        };
+        let table_len = (fat_sectors * sector).min(((clusters + 2) * bits).div_ceil(8));
+        let table = read_vec(dev.as_ref(), reserved * sector, table_len, dev.len())?;
+        let root = if info.kind == FsKind::Fat32 {
+            Root::Cluster(long(44)?)
+        } else {
+            Root::Area { at: root_at, len: root_entries * 32 }
+        };
+        Ok(Fat { dev, info, table, cluster, clusters, data, root, chains: Mutex::default() })
     }
-    fn handle(&self) -> std::io::Result<FileSystem<Stream>> {
-        FileSystem::new(Stream::new(self.dev.clone()), FsOptions::new())
+
+    /// The cluster after `n`; `None` at the end of the chain.
+    fn next(&self, n: u64) -> Result<Option<u64>> {
+        let (value, end) = match self.info.kind {
+            FsKind::Fat12 => {
+                let pair = usize::try_from(n + n / 2).ok().and_then(|at| le16(&self.table, at));
+                (pair.map(|p| u64::from(if n.is_multiple_of(2) { p & 0xfff } else { p >> 4 })), 0xff8)
+            }
+            FsKind::Fat16 => (usize::try_from(n * 2).ok().and_then(|at| le16(&self.table, at)).map(u64::from), 0xfff8),
+            _ => (
+                usize::try_from(n * 4).ok().and_then(|at| le32(&self.table, at)).map(|v| u64::from(v & 0x0fff_ffff)),
+                0x0fff_fff8,
+            ),
+        };
+        match value {
+            Some(v) if v >= end => Ok(None),
+            Some(v) if (2..self.clusters + 2).contains(&v) => Ok(Some(v)),
+            _ => Err(Error::corrupt(format!("the cluster chain breaks off after cluster {n}")).op("read FAT")),
+        }
     }
-    fn lock(&self) -> MutexGuard<'_, Vec<(String, FileType, u64)>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+
+    /// All clusters from `first` on. Errors: a broken chain, or one that loops.
+    fn chain(&self, first: u64) -> Result<std::sync::Arc<Vec<u64>>> {
+        let mut known = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(c) = known.get(&first) {
+            return Ok(c.clone());
+        }
+        if !(2..self.clusters + 2).contains(&first) {
+            return Err(Error::corrupt(format!("a file begins at cluster {first}, which is not there")).op("read FAT"));
+        }
+        let mut all = vec![first];
+        let mut n = first;
+        while let Some(next) = self.next(n)? {
+            if all.len() as u64 >= self.clusters {
+                return Err(Error::corrupt("a cluster chain comes back to itself").op("read FAT"));
+            }
+            all.push(next);
+            n = next;
+        }
+        let all = std::sync::Arc::new(all);
+        known.insert(first, all.clone());
+        Ok(all)
     }
-    fn seen(&self, node: Node) -> Result<(String, FileType, u64)> {
-        usize::try_from(node).ok().and_then(|n| self.lock().get(n).cloned()).ok_or_else(|| Error::usage("no such file number"))
+
+    fn place(&self, cluster: u64) -> u64 {
+        self.data + (cluster - 2) * self.cluster
     }
+
+    /// Reads part of a chain.
+    fn read_chain(&self, first: u64, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let chain = self.chain(first)?;
+        let mut done = 0usize;
+        while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
+            let at = offset + done as u64;
+            let within = at % self.cluster;
+            let n = (self.cluster - within).min(rest.len() as u64) as usize;
+            let c = usize::try_from(at / self.cluster).ok().and_then(|i| chain.get(i));
+            let c = c.ok_or_else(|| Error::corrupt("a file is longer than its cluster chain").op("read FAT"))?;
+            self.dev.read_at(self.place(*c) + within, rest.get_mut(..n).unwrap_or_default())?;
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// A folder's bytes, each 32-byte entry with its offset on the volume.
+    fn folder(&self, dir: Node) -> Result<Vec<(u64, [u8; 32])>> {
+        let first = match (dir, &self.root) {
+            (0, Root::Area { at, len }) => {
+                let bytes = read_vec(self.dev.as_ref(), *at, *len, MAX_FOLDER)?;
+                return Ok(bytes.as_chunks::<32>().0.iter().enumerate().map(|(i, e)| (at + i as u64 * 32, *e)).collect());
+            }
+            (0, Root::Cluster(c)) => *c,
+            _ => {
+                let e = self.entry(dir)?;
+                if e.kind != FileType::Folder {
+                    return Err(Error::usage("it is not a folder"));
+                }
+                e.first
+            }
+        };
+        let mut out = Vec::new();
+        for c in self.chain(first)?.iter() {
+            let at = self.place(*c);
+            let bytes = read_vec(self.dev.as_ref(), at, self.cluster, MAX_FOLDER)?;
+            out.extend(bytes.as_chunks::<32>().0.iter().enumerate().map(|(i, e)| (at + i as u64 * 32, *e)));
+            if out.len() as u64 * 32 > MAX_FOLDER {
+                return Err(Error::corrupt("a folder is larger than FAT allows"));
+            }
+        }
+        Ok(out)
+    }
+
+    fn entry(&self, node: Node) -> Result<Entry> {
+        let mut e = [0u8; 32];
+        self.dev.read_at(node, &mut e)?;
+        let high = if self.info.kind == FsKind::Fat32 { u64::from(le16(&e, 20).unwrap_or(0)) << 16 } else { 0 };
+        let attributes = e[11];
+        Ok(Entry {
+            kind: if attributes & 0x10 != 0 { FileType::Folder } else { FileType::File },
+            read_only: attributes & 1 != 0,
+            first: high | u64::from(le16(&e, 26).unwrap_or(0)),
+            size: u64::from(le32(&e, 28).unwrap_or(0)),
+            mtime: seconds(le16(&e, 24).unwrap_or(0), le16(&e, 22).unwrap_or(0)),
+        })
+    }
+}
+
+/// Seconds since 1970 of a FAT date and time, which know no time zone.
+fn seconds(date: u16, time: u16) -> i64 {
+    let part = |n: u16| i8::try_from(n).unwrap_or(0);
+    let day = jiff::civil::Date::new(1980 + (date >> 9) as i16, part(date >> 5 & 15), part(date & 31));
+    let days = day.ok().and_then(|d| d.since(jiff::civil::date(1970, 1, 1)).ok()).map_or(0, |s| i64::from(s.get_days()));
+    days * 86400 + i64::from(time >> 11) * 3600 + i64::from(time >> 5 & 63) * 60 + i64::from(time & 31) * 2
+}
+
+/// The name of a short entry, in lower case where Windows NT marks it so.
+fn short_name(e: &[u8; 32]) -> Vec<u8> {
+    let part = |range: std::ops::Range<usize>, lower: bool| {
+        let text = e.get(range).unwrap_or_default();
+        let text = text.strip_suffix(b" ").unwrap_or(text);
+        let end = text.iter().rposition(|c| *c != b' ').map_or(0, |p| p + 1);
+        let mut text = text.get(..end).unwrap_or_default().to_vec();
+        if lower {
+            text.make_ascii_lowercase();
+        }
+        text
+    };
+    let mut name = part(0..8, e[12] & 8 != 0);
+    if name.first() == Some(&5) {
+        name[0] = 0xe5;
+    }
+    let extension = part(8..11, e[12] & 16 != 0);
+    if !extension.is_empty() {
+        name.push(b'.');
+        name.extend(extension);
+    }
+    name
+}
+
+/// The thirteen characters of a long-name entry.
+fn long_part(e: &[u8; 32]) -> Vec<u16> {
+    [1..11, 14..26, 28..32]
+        .into_iter()
+        .flat_map(|r| e.get(r).unwrap_or_default().chunks_exact(2))
+        .map(|c| u16::from_le_bytes([c[0], c[1]]))
+        .collect()
 }
 
 impl GuestFs for Fat {
@@ -47,31 +232,36 @@ impl GuestFs for Fat {
         0
     }
     fn stat(&self, node: Node) -> Result<Stat> {
-        let (_, kind, size) = self.seen(node)?;
-        let mode = if kind == FileType::Folder { 0o755 } else { 0o644 };
-        Ok(Stat { node, kind, mode, uid: 0, gid: 0, size, links: 1, mtime: 0 })
+        if node == 0 {
+            return Ok(Stat { node, kind: FileType::Folder, mode: 0o755, uid: 0, gid: 0, size: 0, links: 1, mtime: 0 });
+        }
+        let e = self.entry(node)?;
+        let mode = if e.kind == FileType::Folder { 0o755 } else { 0o644 } & if e.read_only { 0o555 } else { 0o777 };
+        Ok(Stat { node, kind: e.kind, mode, uid: 0, gid: 0, size: e.size, links: 1, mtime: e.mtime })
     }
     fn list(&self, dir: Node) -> Result<Vec<DirEntry>> {
-        let path = self.seen(dir)?.0;
-        let found = guarded("read folder", || {
-            let fs = self.handle()?;
-            let root = fs.root_dir();
-            let folder = if path.is_empty() { root } else { root.open_dir(&path)? };
-            let names = folder.iter().take(MAX_NAMES).map(|e| e.map(|e| (e.file_name(), e.is_dir(), e.len())));
-            names.collect::<std::io::Result<Vec<_>>>()
-        })?;
-        let mut seen = self.lock();
         let mut out = Vec::new();
-        for (name, is_dir, size) in found.into_iter().filter(|(n, ..)| n != "." && n != "..") {
-            let full = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
-            let node = match seen.iter().position(|(p, ..)| *p == full) {
-                Some(n) => n,
-                None => {
-                    seen.push((full, if is_dir { FileType::Folder } else { FileType::File }, size));
-                    seen.len() - 1
+        let mut long: Vec<Vec<u16>> = Vec::new();
+        for (at, e) in self.folder(dir)? {
+            match (e[0], e[11]) {
+                (0, _) => break,
+                (0xe5, _) => long.clear(),
+                // Long-name parts come last part first.
+                (_, 0x0f) => {
+                    if long.len() < 20 {
+                        long.push(long_part(&e));
+                    }
                 }
-            };
-            out.push(DirEntry { name: name.into_bytes(), node: node as u64 });
+                // The volume label.
+                (_, a) if a & 8 != 0 => long.clear(),
+                _ => {
+                    let wide: Vec<u16> = long.drain(..).rev().flatten().take_while(|c| *c != 0).collect();
+                    let name = if wide.is_empty() { short_name(&e) } else { String::from_utf16_lossy(&wide).into_bytes() };
+                    if name != b"." && name != b".." {
+                        out.push(DirEntry { name, node: at });
+                    }
+                }
+            }
         }
         Ok(out)
     }
@@ -80,22 +270,56 @@ impl GuestFs for Fat {
         Ok(self.list(dir)?.into_iter().find(|e| e.name.eq_ignore_ascii_case(name)).map(|e| e.node))
     }
     fn read(&self, node: Node, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let path = self.seen(node)?.0;
-        guarded("read file", || {
-            let fs = self.handle()?;
-            let mut file = fs.root_dir().open_file(&path)?;
-            file.seek(SeekFrom::Start(offset))?;
-            let mut done = 0;
-            while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
-                match file.read(rest)? {
-                    0 => break,
-                    n => done += n,
-                }
-            }
-            Ok::<_, std::io::Error>(done)
-        })
+        let e = self.entry(node)?;
+        if e.kind == FileType::Folder {
+            return Err(Error::usage("it is not a regular file"));
+        }
+        let n = e.size.saturating_sub(offset).min(buf.len() as u64) as usize;
+        if n > 0 {
+            self.read_chain(e.first, offset, buf.get_mut(..n).unwrap_or_default())?;
+        }
+        Ok(n)
     }
     fn read_link(&self, _: Node) -> Result<Vec<u8>> {
         Err(Error::usage("FAT has no symbolic links"))
+    }
+    fn extents(&self, node: Node) -> Result<Vec<FileExtent>> {
+        let e = self.entry(node)?;
+        if e.size == 0 {
+            return Ok(Vec::new());
+        }
+        let mut out: Vec<FileExtent> = Vec::new();
+        for (i, c) in self.chain(e.first)?.iter().enumerate() {
+            let next = FileExtent { offset: i as u64 * self.cluster, place: self.place(*c), len: self.cluster };
+            match out.last_mut().filter(|l| l.place + l.len == next.place) {
+                Some(last) => last.len += self.cluster,
+                None => out.push(next),
+            }
+        }
+        Ok(out)
+    }
+    fn free_ranges(&self, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
+        let mut run = None;
+        for c in 2..self.clusters + 2 {
+            // A free cluster's entry is 0, which `next` reports as broken: look at the bits themselves.
+            let used = match self.info.kind {
+                FsKind::Fat12 => le16(&self.table, (c + c / 2) as usize)
+                    .is_none_or(|p| (if c.is_multiple_of(2) { p & 0xfff } else { p >> 4 }) != 0),
+                FsKind::Fat16 => le16(&self.table, (c * 2) as usize).is_none_or(|v| v != 0),
+                _ => le32(&self.table, (c * 4) as usize).is_none_or(|v| v & 0x0fff_ffff != 0),
+            };
+            match (run, used) {
+                (None, false) => run = Some(c),
+                (Some(s), true) => {
+                    visit(self.place(s), (c - s) * self.cluster);
+                    run = None;
+                }
+                _ => {}
+            }
+        }
+        if let Some(s) = run {
+            visit(self.place(s), (self.clusters + 2 - s) * self.cluster);
+        }
+        Ok(())
     }
 }

@@ -50,7 +50,7 @@ impl Iso {
             match (d.first(), d.get(1..6)) {
                 (Some(1), Some(b"CD001")) if primary.is_none() => primary = Some((at + 156, d)),
                 (Some(2), Some(b"CD001")) if matches!(d.get(88..91), Some(b"%/@" | b"%/C" | b"%/E")) => {
-                    joliet = Some((at + 156, d))
+                    joliet = Some((at + 156, d));
                 }
                 (Some(255), Some(b"CD001")) => break,
                 _ => {}
