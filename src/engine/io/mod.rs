@@ -10,6 +10,7 @@ pub mod file;
 pub mod gate;
 pub mod locks;
 pub mod memory;
+pub mod overlay;
 pub mod sys;
 pub mod window;
 

@@ -1,0 +1,141 @@
+//! A device with changes kept in memory on top of it: a dirty log replayed without touching the file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{Device, HostRange, ReadAt, past_end, read_padded};
+use crate::engine::error::Result;
+
+/// Bytes of a changed piece; changes are whole, aligned pieces.
+pub const PIECE: u64 = 4096;
+
+/// `inner` with pieces replaced and ranges zeroed, and perhaps longer (the rest reads as zeros).
+pub struct Overlay {
+    inner: Device,
+    len: u64,
+    /// Replaced pieces by where they begin.
+    pieces: BTreeMap<u64, Box<[u8]>>,
+    /// Zeroed ranges, start to end, neither overlapping nor touching. Pieces written later win.
+    zeros: BTreeMap<u64, u64>,
+}
+
+impl Overlay {
+    /// Nothing changed yet.
+    pub fn new(inner: Device) -> Self {
+        let len = inner.len();
+        Overlay { inner, len, pieces: BTreeMap::new(), zeros: BTreeMap::new() }
+    }
+    /// Replaces the piece at `at` (a multiple of [`PIECE`]).
+    pub fn put(&mut self, at: u64, piece: Box<[u8]>) {
+        self.grow(at.saturating_add(PIECE));
+        self.pieces.insert(at, piece);
+    }
+    /// Makes `start..end` (multiples of [`PIECE`]) read as zeros.
+    pub fn zero(&mut self, start: u64, end: u64) {
+        if start >= end {
+            return;
+        }
+        self.grow(end);
+        let hidden: Vec<u64> = self.pieces.range(start..end).map(|(at, _)| *at).collect();
+        for at in hidden {
+            self.pieces.remove(&at);
+        }
+        let (mut from, mut to) = (start, end);
+        // Merge with every range this one touches.
+        while let Some((s, e)) = self.zeros.range(..=to).next_back().map(|(s, e)| (*s, *e)).filter(|(_, e)| *e >= from) {
+            self.zeros.remove(&s);
+            from = from.min(s);
+            to = to.max(e);
+        }
+        self.zeros.insert(from, to);
+    }
+    /// Makes the device at least `len` bytes long.
+    pub fn grow(&mut self, len: u64) {
+        self.len = self.len.max(len);
+    }
+    /// Pieces replaced.
+    pub fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+    /// The device below.
+    pub fn inner(&self) -> &Device {
+        &self.inner
+    }
+}
+
+/// The part of `buf` (which begins at byte `offset`) that lies in `start..end`.
+fn part(buf: &mut [u8], offset: u64, start: u64, end: u64) -> Option<&mut [u8]> {
+    let from = start.max(offset) - offset;
+    let to = end.min(offset + buf.len() as u64).saturating_sub(offset);
+    buf.get_mut(from as usize..to as usize)
+}
+
+impl ReadAt for Overlay {
+    fn len(&self) -> u64 {
+        self.len
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let Some(end) = offset.checked_add(buf.len() as u64).filter(|end| *end <= self.len) else {
+            return Err(past_end(self, offset, buf.len() as u64));
+        };
+        read_padded(self.inner.as_ref(), offset, buf)?;
+        let first = self.zeros.range(..=offset).next_back().map_or(offset, |(s, _)| *s);
+        for (s, e) in self.zeros.range(first..end.max(first)) {
+            if *e > offset
+                && let Some(p) = part(buf, offset, *s, *e)
+            {
+                p.fill(0);
+            }
+        }
+        let first = offset - offset % PIECE;
+        for (at, piece) in self.pieces.range(first..end.max(first)) {
+            if let Some(dst) = part(buf, offset, *at, at + PIECE) {
+                let skip = offset.saturating_sub(*at) as usize;
+                if let Some(src) = piece.get(skip..skip + dst.len()) {
+                    dst.copy_from_slice(src);
+                }
+            }
+        }
+        Ok(())
+    }
+    fn path(&self) -> Option<&Path> {
+        self.inner.path()
+    }
+    fn host_range(&self, offset: u64, max: u64) -> Result<HostRange> {
+        // What the host keeps of the file below says nothing about what was replaced.
+        Ok(HostRange { len: max.min(self.len.saturating_sub(offset)).max(1), hole: false })
+    }
+    fn allocated(&self) -> u64 {
+        self.inner.allocated()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::io::memory::Memory;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    proptest! {
+        #[test]
+        fn the_latest_change_is_read(changes in prop::collection::vec((any::<bool>(), 0u64..6, 0u64..6, any::<u8>()), 0..12), at in 0u64..30_000, len in 0u64..30_000) {
+            let mut model = vec![7u8; 4 * 4096 + 100];
+            let mut o = Overlay::new(Arc::new(Memory::new(model.clone())));
+            for (data, a, b, v) in changes {
+                let (a, b) = (a.min(b), a.max(b));
+                let end = if data { a + 1 } else { b };
+                if data || a < b {
+                    model.resize(model.len().max((end * 4096) as usize), 0);
+                    model[(a * 4096) as usize..(end * 4096) as usize].fill(if data { v } else { 0 });
+                }
+                if data { o.put(a * 4096, vec![v; 4096].into()) } else { o.zero(a * 4096, b * 4096) }
+            }
+            prop_assert_eq!(o.len(), model.len() as u64);
+            let (at, end) = (at.min(o.len()), (at + len).min(o.len()));
+            let mut got = vec![1; (end - at) as usize];
+            o.read_at(at, &mut got).unwrap();
+            prop_assert!(got == model[at as usize..end as usize]);
+        }
+    }
+}
