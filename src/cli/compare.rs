@@ -62,9 +62,6 @@ impl Verb for Args {
         let opened = |path: &Path, format: Option<&str>| self.open(path, format).map_err(|e| Failure::from(e).code(2));
         let a = opened(&self.first, self.first_format.as_deref())?;
         let b = opened(&self.second, self.second_format.as_deref())?;
-        if !self.strict && a.size() != b.size() && !out.quiet {
-            out.line("Warning: Image size mismatch!")?;
-        }
         let total = a.size().max(b.size());
         let show = self.progress && !out.quiet;
         let last = Cell::new(u64::MAX);
@@ -87,6 +84,11 @@ impl Verb for Args {
             Outcome::Status(at) => format!("Strict mode: Offset {at} block status mismatch!"),
             Outcome::Size => "Strict mode: Image size mismatch!".to_string(),
         };
+        // Of the sizes one hears only when the part that both have is the same.
+        let beyond = !matches!(outcome, Outcome::Content(at) if at < a.size().min(b.size()));
+        if !self.strict && a.size() != b.size() && beyond && !out.quiet {
+            out.line("Warning: Image size mismatch!")?;
+        }
         if !out.quiet {
             out.line(verdict)?;
         }

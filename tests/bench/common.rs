@@ -1,7 +1,7 @@
 //! What every bench needs: commands run in turns, medians of wall time, processor time and peak memory, and their ratios.
 //!
 //! A bench is a program of its own (`harness = false`): `cargo bench --bench map`. It includes this file with `mod common;`.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::path::Path;
 use std::process::{Command, Stdio};

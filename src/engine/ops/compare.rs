@@ -138,8 +138,8 @@ struct Side<'a> {
 struct Here {
     end: u64,
     zero: bool,
-    /// (stored by some layer, zero, data): what strict compares.
-    state: (bool, bool, bool),
+    /// (stored by some layer, zero, data, compressed): what strict compares.
+    state: (bool, bool, bool, bool),
 }
 
 impl<'a> Side<'a> {
@@ -150,12 +150,12 @@ impl<'a> Side<'a> {
         while self.entry.as_ref().is_none_or(|e| e.start + e.len <= at) {
             match self.map.next() {
                 Some(entry) => self.entry = Some(entry?),
-                None => return Ok(Here { end: u64::MAX, zero: true, state: (false, true, false) }),
+                None => return Ok(Here { end: u64::MAX, zero: true, state: (false, true, false, false) }),
             }
         }
         Ok(match &self.entry {
-            Some(e) => Here { end: e.start + e.len, zero: e.zero, state: (e.present, e.zero, e.data) },
-            None => Here { end: u64::MAX, zero: true, state: (false, true, false) },
+            Some(e) => Here { end: e.start + e.len, zero: e.zero, state: (e.present, e.zero, e.data, e.compressed) },
+            None => Here { end: u64::MAX, zero: true, state: (false, true, false, false) },
         })
     }
 }
