@@ -266,7 +266,7 @@ impl Disk {
     /// mapping there; of a longer one only `len` bytes count.
     pub(super) fn resolve(&self, offset: u64, max: u64, mut ask: impl FnMut(usize, u64) -> Result<Mapping>) -> Result<Extent> {
         let mut len = max.min(self.size.saturating_sub(offset)).max(1);
-        let mut last = 0;
+        let (mut last, mut place) = (0, None);
         for (depth, layer) in self.layers.iter().enumerate() {
             if offset >= layer.size() {
                 // Shorter than what stands on it: zeros from its end on, as if the layer above had nothing below.
@@ -274,12 +274,13 @@ impl Disk {
             }
             last = depth;
             let mapping = ask(depth, len)?;
+            place = mapping.place;
             len = mapping.len.min(len).min(layer.size() - offset).max(1);
             if mapping.kind != Kind::Unallocated {
                 return Ok(Extent { offset, len, kind: mapping.kind, depth, place: mapping.place });
             }
         }
-        Ok(Extent { offset, len, kind: Kind::Unallocated, depth: last, place: None })
+        Ok(Extent { offset, len, kind: Kind::Unallocated, depth: last, place })
     }
 
     /// Reads the range of `extent` that begins at `offset` (within it) into `buf` (not longer than what is left of it).

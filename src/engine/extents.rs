@@ -74,7 +74,9 @@ impl<'a> Extents<'a> {
 fn tail(mapping: &Mapping, passed: u64) -> Option<Mapping> {
     let len = mapping.len.checked_sub(passed).filter(|&l| l > 0)?;
     let place = match (mapping.kind, mapping.place) {
-        (Kind::Data | Kind::Zero, Some(p)) => Some(Place { file: p.file, offset: p.offset.checked_add(passed)? }),
+        (Kind::Data | Kind::Zero | Kind::Unallocated, Some(p)) => {
+            Some(Place { file: p.file, offset: p.offset.checked_add(passed)? })
+        }
         (_, place) => place,
     };
     Some(Mapping { kind: mapping.kind, len, place })

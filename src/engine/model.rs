@@ -26,8 +26,8 @@ pub struct Mapping {
     pub kind: Kind,
     /// How many bytes, from the offset asked for on, are of that kind and (for data) contiguous in the file. Never 0.
     pub len: u64,
-    /// Where the bytes are kept. For `Data` byte `i` of the range is at `place.offset + i`. For `Zero` a preallocated place may be
-    /// named. For `Compressed` it is where the compressed unit begins and `len` ends with that unit.
+    /// Where the bytes are kept. For `Data` byte `i` of the range is at `place.offset + i`. For `Zero` and `Unallocated` a
+    /// place that is reserved but not written may be named. For `Compressed` it is where the compressed unit begins and `len` ends with that unit.
     pub place: Option<Place>,
 }
 

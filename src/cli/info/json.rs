@@ -22,7 +22,12 @@ pub(super) fn node(found: &Inspection, depth: usize, names: &[PathBuf]) -> Value
     put("format", json!(image.format().driver()));
     put("disk-format", json!(image.format().name()));
     put("virtual-size", json!(image.size()));
-    put("actual-size", json!(node.actual_size));
+    let actual = match (image.format(), image.files().first()) {
+        // qemu-img counts the image file alone: it does not open what a qcow2 image names.
+        (Format::Qcow2, Some(dev)) => Some(dev.allocated()),
+        _ => node.actual_size,
+    };
+    put("actual-size", json!(actual));
     put("dirty-flag", json!(description.dirty && image.format() == Format::Qcow2));
     if let Some(size) = description.cluster_size {
         put("cluster-size", json!(size));
@@ -90,17 +95,16 @@ fn children(image: &dyn Image, name: &Path) -> Value {
             }
         })
     };
-    let role = |i: usize| match image.format() {
-        Format::Vmdk => format!("extents.{}", i - 1),
-        _ => "data-file".to_string(),
-    };
     let files = image.files();
+    // A data file of qcow2 is not opened by qemu-img for this; its name is in format-specific.
+    let shown = if image.format() == Format::Qcow2 { 1 } else { files.len() };
     files
         .iter()
+        .take(shown)
         .enumerate()
         .map(|(i, dev)| match (i, dev.path()) {
             (0, _) | (_, None) => child("file".into(), dev, name),
-            (i, Some(path)) => child(role(i), dev, path),
+            (i, Some(path)) => child(format!("extents.{}", i - 1), dev, path),
         })
         .collect()
 }

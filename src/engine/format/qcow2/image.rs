@@ -14,6 +14,7 @@ use super::cache::Cache;
 use super::describe::{Parts, bit_names, describe, warnings};
 use super::extensions::{Extensions, read_head};
 use super::header::{BITMAPS, Compression, Header, KNOWN_INCOMPATIBLE};
+use super::holes::Refcounts;
 use super::tables::{Geometry, Packed};
 use super::{bitmaps, compression, encryption, snapshots};
 
@@ -34,6 +35,9 @@ pub struct Opened {
     pub compression: Compression,
     tables: Cache,
     clusters: Cache,
+    refcounts: Refcounts,
+    /// Asked for once: it may read all refcounts.
+    sparse: OnceLock<bool>,
     snapshots: Vec<snapshots::Entry>,
     backing: Option<BackingRef>,
     description: Arc<Description>,
@@ -83,6 +87,8 @@ impl Opened {
             compression: header.compression,
             tables: Cache::new(TABLE_CACHE),
             clusters: Cache::new(CLUSTER_CACHE),
+            refcounts: Refcounts::of(&header),
+            sparse: OnceLock::new(),
             snapshots,
             backing: ext.backing_name().map(|name| BackingRef {
                 names: vec![name],
@@ -315,6 +321,11 @@ impl Image for Qcow2 {
             l1_entries: s.l1_entries,
             l1: OnceLock::new(),
         }))
+    }
+
+    fn holes_under_data(&self) -> bool {
+        // Refcounts that cannot be read are for a check to report; the map is right without them, if less exact.
+        *self.opened.sparse.get_or_init(|| self.opened.refcounts.exceed_storage(&self.opened.dev).unwrap_or(false))
     }
 
     fn readable(&self) -> Result<()> {

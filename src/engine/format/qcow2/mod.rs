@@ -14,6 +14,7 @@ pub mod describe;
 pub mod encryption;
 pub mod extensions;
 pub mod header;
+pub mod holes;
 pub mod image;
 pub mod snapshots;
 pub mod tables;

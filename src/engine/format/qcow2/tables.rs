@@ -188,7 +188,8 @@ impl Geometry {
         } else if zero >> first & 1 == 1 {
             Run { kind: Kind::Zero, host: place, len }
         } else {
-            Run { kind: Kind::Unallocated, host: None, len }
+            // The cluster has a place, and this part of it was not written yet.
+            Run { kind: Kind::Unallocated, host: place, len }
         })
     }
 
@@ -367,7 +368,7 @@ mod tests {
         t[24..32].copy_from_slice(&((u64::from(u32::MAX)) << 32).to_be_bytes());
         assert_eq!(g.run(&t, 5, 65536).unwrap(), Run { kind: Kind::Data, host: Some(0x50005), len: 4091 });
         assert_eq!(g.run(&t, 4096, 65536).unwrap(), Run { kind: Kind::Zero, host: Some(0x51000), len: 2048 });
-        assert_eq!(g.run(&t, 6144, 65536).unwrap(), Run { kind: Kind::Unallocated, host: None, len: 65536 - 6144 });
+        assert_eq!(g.run(&t, 6144, 65536).unwrap(), Run { kind: Kind::Unallocated, host: Some(0x51800), len: 65536 - 6144 });
         assert_eq!(g.run(&t, 65536, 1 << 20).unwrap(), Run { kind: Kind::Zero, host: None, len: 65536 });
         t[8..16].copy_from_slice(&(1u64 << 32 | 1).to_be_bytes());
         assert!(g.run(&t, 0, 1).is_err());
