@@ -175,7 +175,7 @@ fn find_parent(
 }
 
 /// Compares what the child expects with what the parent is. `Ok(Some(_))` is a warning.
-fn check_identity(want: &ParentIdentity, have: &Identity, parent: &Path, child: &Path) -> Result<Option<String>> {
+pub(crate) fn check_identity(want: &ParentIdentity, have: &Identity, parent: &Path, child: &Path) -> Result<Option<String>> {
     let changed = |what: &str| {
         Err(Error::new(ErrorKind::ParentChanged, format!("it is not the parent that {} was made on: {what}", child.display()))
             .path(parent)

@@ -114,7 +114,7 @@ pub struct Bitmap {
 }
 
 /// A reference to another file, as an image spells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct BackingRef {
     /// Every spelling of where it is, best first (VHD locators name several). Exactly as stored; hostile.
     pub names: Vec<String>,
@@ -125,7 +125,7 @@ pub struct BackingRef {
 }
 
 /// How a child recognises its parent.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum ParentIdentity {
     /// By the name alone.
     #[default]
@@ -148,7 +148,7 @@ pub enum ParentIdentity {
 }
 
 /// What an image says it is, for a child that looks for its parent.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
     /// VMDK content id.
     pub cid: Option<u32>,

@@ -51,21 +51,9 @@ impl Gate {
     }
 
     /// Where `name`, found in the image at `from`, points: the real path if it exists, else the plain joined one.
-    /// Nothing is opened. Errors: a protocol or JSON name (`Unsupported`), an empty one or one with NUL (`Corrupt`).
+    /// Nothing is opened. Errors: a protocol or JSON name (`Gated`), an empty one or one with NUL (`Corrupt`).
     pub fn locate(&self, from: &Path, name: &str) -> Result<PathBuf> {
-        let name = name.strip_prefix("file:").unwrap_or(name);
-        if name.is_empty() || name.contains('\0') {
-            return Err(Error::corrupt("an image names a file with an empty or impossible name").path(from));
-        }
-        if let Some(protocol) = protocol(name) {
-            return Err(Error::new(
-                ErrorKind::Gated,
-                format!("the image names '{name}', which is a {protocol} address and not a file"),
-            )
-            .path(from)
-            .hint("cowshed opens only local files; fetch it and relink the image"));
-        }
-        let joined = self.folder_of(from).join(OsStr::from_bytes(name.as_bytes()));
+        let joined = named(from, name)?;
         Ok(std::fs::canonicalize(&joined).unwrap_or_else(|_| plain(&joined)))
     }
 
@@ -117,11 +105,30 @@ impl Gate {
         };
         FileDevice::from_file(file, path)
     }
+}
 
-    fn folder_of(&self, from: &Path) -> PathBuf {
-        let dir = from.parent().unwrap_or(Path::new("."));
-        if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir.to_path_buf() }
+/// Where `name`, found in the image at `from`, points as text alone: joined to the image's folder, `.` and `..` resolved without
+/// looking at the disk. The same errors as [`Gate::locate`].
+pub fn locate_text(from: &Path, name: &str) -> Result<PathBuf> {
+    named(from, name).map(|p| plain(&p))
+}
+
+/// `name` joined to the folder of `from`, if it is the name of a file at all.
+fn named(from: &Path, name: &str) -> Result<PathBuf> {
+    let name = name.strip_prefix("file:").unwrap_or(name);
+    if name.is_empty() || name.contains('\0') {
+        return Err(Error::corrupt("an image names a file with an empty or impossible name").path(from));
     }
+    if let Some(protocol) = protocol(name) {
+        return Err(Error::new(
+            ErrorKind::Gated,
+            format!("the image names '{name}', which is a {protocol} address and not a file"),
+        )
+        .path(from)
+        .hint("cowshed opens only local files; fetch it and relink the image"));
+    }
+    let dir = from.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(dir.join(OsStr::from_bytes(name.as_bytes())))
 }
 
 /// The error for a file that an image names and that is not there.

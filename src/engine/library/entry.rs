@@ -26,16 +26,16 @@ pub struct Stamp {
     pub ino: u64,
     /// Length in bytes (0 for a block device: see [`Facts::virtual_size`]).
     pub len: u64,
-    /// Last change of content, in nanoseconds since 1970.
-    pub mtime_ns: i128,
+    /// Last change of content, in nanoseconds since 1970 (at the limits of 64 bits where it lies beyond).
+    pub mtime_ns: i64,
     /// Last change of the inode, in nanoseconds since 1970.
-    pub ctime_ns: i128,
+    pub ctime_ns: i64,
 }
 
 impl Stamp {
     /// The stamp in `meta`.
     pub fn of(meta: &Metadata) -> Self {
-        let ns = |s: i64, n: i64| i128::from(s) * 1_000_000_000 + i128::from(n);
+        let ns = |s: i64, n: i64| s.saturating_mul(1_000_000_000).saturating_add(n);
         Stamp {
             dev: meta.dev(),
             ino: meta.ino(),
@@ -46,7 +46,7 @@ impl Stamp {
     }
     /// Last change of content in whole seconds since 1970.
     pub fn modified(&self) -> i64 {
-        i64::try_from(self.mtime_ns.div_euclid(1_000_000_000)).unwrap_or_default()
+        self.mtime_ns.div_euclid(1_000_000_000)
     }
 }
 

@@ -1,23 +1,37 @@
 //! The library: images below some roots, how they hang together, who uses them.
 //!
-//! [`scan`](scan::scan) walks the roots on threads of its own and hands out [`ScanEvent`]s; [`Library::apply`] takes them in, so a
+//! [`scan`] walks the roots on threads of its own and hands out [`ScanEvent`]s; [`Library::apply`] takes them in, so a
 //! tree fills while the scan runs; [`Library::relink`] then joins children to parents. A file that did not change since the last scan is
 //! not read: its facts come from the cache, whose file the caller names. The library knows formats only through their traits.
 
-pub mod entry;
-pub mod graph;
-pub mod scan;
-pub mod users;
+mod allocated;
+mod cache;
+mod duplicates;
+mod entry;
+mod finder;
+mod graph;
+mod link;
+mod orphans;
+mod read;
+mod resolve;
+mod scan;
+mod users;
+mod walk;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
 use super::io::locks::LockState;
+use super::units::printable;
+pub use allocated::allocated;
+pub use duplicates::{Duplicates, Sameness, duplicates};
 pub use entry::{Backing, Candidate, Entry, EntryId, EntryKind, Facts, Health, Link, Member, Stamp};
+pub use finder::{Finder, Guess};
 pub use graph::{Forest, Grouping, Node, NodeKind, forest};
-pub use scan::{Progress, ScanEvent, ScanOptions, scan};
-pub use users::{Domain, DomainState, DomainUse};
+pub use orphans::{Orphan, OrphanReason, orphans};
+pub use scan::{Found, Located, Progress, ScanEvent, ScanOptions, keep_allocated, scan};
+pub use users::{Domain, DomainState, DomainUse, domains};
 
 /// A folder or image the library was opened on.
 #[derive(Debug, Clone)]
@@ -45,6 +59,12 @@ pub struct Library {
     pub domains: Vec<Domain>,
     slots: Vec<Option<Entry>>,
     by_path: HashMap<PathBuf, EntryId>,
+    /// Ids of paths whose files went away, should they come back.
+    gone: HashMap<PathBuf, EntryId>,
+    located: HashMap<PathBuf, Located>,
+    /// Which scan saw each slot last.
+    seen: Vec<u32>,
+    scans: u32,
 }
 
 impl Library {
@@ -76,14 +96,72 @@ impl Library {
     /// call once per drawn frame while a scan runs).
     pub fn apply(&mut self, event: ScanEvent) {
         match event {
-            ScanEvent::Roots(roots) => self.roots = roots,
+            ScanEvent::Roots(roots) => {
+                self.scanning = true;
+                self.scans = self.scans.wrapping_add(1);
+                if self.roots.iter().map(|r| &r.real).ne(roots.iter().map(|r| &r.real)) {
+                    // Other roots: what was found belongs to folders that have other numbers now, or is not wanted any more.
+                    let ids: Vec<EntryId> = self.iter().map(|e| e.id).collect();
+                    ids.into_iter().for_each(|id| self.remove(id));
+                }
+                self.roots = roots;
+            }
             ScanEvent::Progress(p) => self.progress = p,
             ScanEvent::Domains(d) => self.domains = d,
-            _ => {}
+            ScanEvent::Found(found) => found.into_iter().for_each(|f| self.insert(f)),
+            ScanEvent::Located(all) => self.located.extend(all),
+            ScanEvent::Done { complete, .. } => {
+                self.scanning = false;
+                if complete {
+                    let old = |e: &&Entry| self.seen.get(e.id.0 as usize) != Some(&self.scans);
+                    let ids: Vec<EntryId> = self.iter().filter(old).map(|e| e.id).collect();
+                    ids.into_iter().for_each(|id| self.remove(id));
+                    self.located.retain(|child, _| self.by_path.contains_key(child));
+                }
+            }
         }
     }
-    /// Joins children to parents, members to images, domains to disks, and says how healthy each is. Reads no image.
-    pub fn relink(&mut self) {}
+
+    fn insert(&mut self, f: Found) {
+        let known = self.by_path.get(&f.path).copied().or_else(|| self.gone.remove(&f.path));
+        let id = known.unwrap_or_else(|| EntryId(u32::try_from(self.slots.len()).unwrap_or(u32::MAX)));
+        let at = id.0 as usize;
+        if at >= self.slots.len() {
+            self.slots.push(None);
+            self.seen.push(0);
+        }
+        let (Some(slot), Some(seen)) = (self.slots.get_mut(at), self.seen.get_mut(at)) else { return };
+        *seen = self.scans;
+        // What was counted stays true while the file is the same.
+        let counted = slot.as_ref().filter(|e| e.stamp == f.stamp).and_then(|e| e.allocated);
+        let name = f.path.file_name().map_or_else(|| f.path.to_string_lossy(), |n| n.to_string_lossy());
+        *slot = Some(Entry {
+            id,
+            kind: f.kind,
+            root: f.root,
+            name: printable(&name),
+            facts: f.facts,
+            stamp: f.stamp,
+            actual_size: f.actual_size,
+            allocated: f.allocated.or(counted),
+            backing: None,
+            children: Vec::new(),
+            part_of: None,
+            health: Health::Ok,
+            lock: f.lock,
+            users: Vec::new(),
+            path: f.path.clone(),
+        });
+        self.by_path.insert(f.path, id);
+    }
+
+    fn remove(&mut self, id: EntryId) {
+        if let Some(e) = self.slots.get_mut(id.0 as usize).and_then(Option::take) {
+            self.by_path.remove(&e.path);
+            self.gone.insert(e.path, id);
+        }
+    }
+
     /// Notes who holds `id` now (asked with [`crate::engine::io::locks`]).
     pub fn set_lock(&mut self, id: EntryId, lock: LockState) {
         if let Some(entry) = self.slots.get_mut(id.0 as usize).and_then(Option::as_mut) {

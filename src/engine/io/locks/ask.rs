@@ -1,6 +1,7 @@
 //! Who holds a file now. Takes no lock: asking must not make another program fail.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::holders::{self, ProcLock};
@@ -33,7 +34,12 @@ pub fn state(dev: &FileDevice) -> LockState {
     if let Some((how, holders)) = other_tool(dev) {
         return LockState::Other(how, holders);
     }
-    match network_filesystem(dev) {
+    unlocked_on(network_filesystem(dev.file()))
+}
+
+/// The state of a file on which no lock is to be seen, given the network filesystem it is on.
+pub fn unlocked_on(network: Option<&str>) -> LockState {
+    match network {
         Some(name) => LockState::Unknown(format!("it is on {name}, where locks of other machines cannot all be seen")),
         None => LockState::Free,
     }
@@ -118,9 +124,9 @@ fn lck_beside(path: &Path) -> Option<PathBuf> {
     beside.map(|e| e.path()).find(|p| p.to_string_lossy().to_ascii_lowercase().ends_with(".vmx.lck"))
 }
 
-/// The name of the network filesystem the file is on, if it is on one.
-fn network_filesystem(dev: &FileDevice) -> Option<&'static str> {
-    Some(match sys::filesystem_type(dev.file()).ok()? & 0xffff_ffff {
+/// The name of the network filesystem an open file or folder is on, if it is on one.
+pub fn network_filesystem(file: &File) -> Option<&'static str> {
+    Some(match sys::filesystem_type(file).ok()? & 0xffff_ffff {
         0x6969 => "NFS",
         0x517b | 0xff53_4d42 | 0xfe53_4d42 => "SMB",
         0x0102_1997 => "9P",

@@ -9,7 +9,7 @@ mod ask;
 mod hold;
 mod holders;
 
-pub use ask::{LockTable, state, state_at};
+pub use ask::{LockTable, network_filesystem, state, state_at, unlocked_on};
 pub use hold::{Guard, LockMode, lock};
 
 /// First byte of "I use permission i".

@@ -1,0 +1,255 @@
+//! Joining the entries: members to their images, children to parents, domains to disks; and from that the health of each. Pure: what
+//! the disk had to say is in the entries and in what the scan located.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::entry::{Backing, Candidate, EntryId, EntryKind, Health, Link};
+use super::finder::Finder;
+use super::resolve::plain_target;
+use super::scan::Located;
+use super::users::DomainUse;
+use super::{Entry, Library};
+use crate::engine::chain::check_identity;
+use crate::engine::error::{Error, ErrorKind};
+use crate::engine::io::gate::missing;
+use crate::engine::model::{BackingRef, ParentIdentity};
+
+impl Library {
+    /// Joins children to parents, members to images, domains to disks, and says how healthy each is. Reads no image.
+    pub fn relink(&mut self) {
+        self.join_members();
+        self.join_parents();
+        self.mark_loops();
+        self.list_children();
+        self.judge_health();
+        self.join_domains();
+    }
+
+    fn join_members(&mut self) {
+        let mut parts: HashMap<EntryId, EntryId> = HashMap::new();
+        for e in self.iter() {
+            for m in &e.facts.members {
+                if let Some(id) = self.by_path.get(&m.path).filter(|id| **id != e.id) {
+                    parts.insert(*id, e.id);
+                }
+            }
+        }
+        for e in self.slots.iter_mut().flatten() {
+            e.part_of = parts.get(&e.id).copied();
+        }
+    }
+
+    fn join_parents(&mut self) {
+        let mut by_uuid: HashMap<&str, Vec<EntryId>> = HashMap::new();
+        for e in self.iter() {
+            if let Some(uuid) = e.facts.identity.uuid.as_deref() {
+                by_uuid.entry(uuid).or_default().push(e.id);
+            }
+        }
+        let mut finder = None;
+        let links: Vec<(EntryId, Link)> = self
+            .iter()
+            .filter_map(|e| Some((e, e.facts.backing.as_ref()?)))
+            .map(|(e, reference)| {
+                let mut link = self.lead(e, reference, &by_uuid);
+                if let Link::Missing(_, candidates) = &mut link {
+                    let guesses = finder.get_or_insert_with(|| Finder::new(self)).guesses(&e.path, reference);
+                    let known = guesses.into_iter().filter_map(|g| Some((*self.by_path.get(&g.path)?, g)));
+                    candidates.extend(known.map(|(id, g)| Candidate { id, evidence: g.evidence, proven: g.proven }));
+                }
+                (e.id, link)
+            })
+            .collect();
+        for e in self.slots.iter_mut().flatten() {
+            e.backing = None;
+        }
+        for (id, link) in links {
+            if let Some(e) = self.slot(id)
+                && let Some(r) = &e.facts.backing
+            {
+                e.backing = Some(Backing { spelled: r.names.clone(), format: r.format.clone(), link });
+            }
+        }
+    }
+
+    /// Where `reference` of `child` leads.
+    fn lead(&self, child: &Entry, reference: &BackingRef, by_uuid: &HashMap<&str, Vec<EntryId>>) -> Link {
+        let path = plain_target(&child.path, reference, |p| self.by_path.contains_key(p));
+        let path: Option<PathBuf> = match (path, self.located.get(&child.path)) {
+            (Some(path), _) => Some(path),
+            (None, Some(Located::Path(path))) => Some(path.clone()),
+            (None, Some(Located::Error(e))) => return broken(e.clone()),
+            (None, None) => None,
+        };
+        let parent = match (&path, &reference.identity) {
+            (Some(path), _) => self.by_path.get(path).copied(),
+            // Known by its UUID alone: the one with the right modification first, else any.
+            (None, ParentIdentity::VdiUuids { image, .. }) if reference.names.is_empty() => {
+                let all = by_uuid.get(image.as_str()).map_or(&[][..], Vec::as_slice);
+                let right = |id: &&EntryId| {
+                    self.get(**id)
+                        .is_some_and(|p| check_identity(&reference.identity, &p.facts.identity, &p.path, &child.path).is_ok())
+                };
+                all.iter().find(right).or(all.first()).copied()
+            }
+            _ => None,
+        };
+        let Some(parent) = parent.and_then(|id| self.get(id)) else {
+            return match (path, self.scanning) {
+                (None, true) => Link::Pending,
+                (None, false) if reference.names.is_empty() => {
+                    let why = "no image in the library has the UUID of the one it stands on";
+                    let hint = "open the folder that holds its parent as well";
+                    Link::Missing(Error::new(ErrorKind::MissingReference, why).path(&child.path).hint(hint), Vec::new())
+                }
+                (path, _) => Link::Missing(missing(&path.unwrap_or_default(), &child.path), Vec::new()),
+            };
+        };
+        match check_identity(&reference.identity, &parent.facts.identity, &parent.path, &child.path) {
+            // A parent that cannot be opened says nothing about itself; its own error is what counts.
+            Err(e) if parent.facts.error.is_none() => Link::Changed(parent.id, e),
+            _ => Link::Entry(parent.id),
+        }
+    }
+
+    fn parent(&self, id: EntryId) -> Option<EntryId> {
+        self.get(id)?.backing.as_ref()?.link.entry()
+    }
+
+    /// Every entry has one parent at most, so a walk that meets its own steps has found a loop.
+    fn mark_loops(&mut self) {
+        let ids: Vec<EntryId> = self.iter().map(|e| e.id).collect();
+        // The walk (by its first entry) that visited each entry.
+        let mut visited: HashMap<EntryId, EntryId> = HashMap::new();
+        let mut looping = Vec::new();
+        for &start in &ids {
+            let mut at = Some(start);
+            while let Some(id) = at.filter(|id| !visited.contains_key(id)) {
+                visited.insert(id, start);
+                at = self.parent(id);
+            }
+            if let Some(entry) = at.filter(|id| visited.get(id) == Some(&start)) {
+                let mut id = entry;
+                loop {
+                    looping.push(id);
+                    match self.parent(id).filter(|p| *p != entry) {
+                        Some(next) => id = next,
+                        None => break,
+                    }
+                }
+            }
+        }
+        for id in looping {
+            if let Some(e) = self.slot(id)
+                && let Some(backing) = &mut e.backing
+                && let Some(parent) = backing.link.entry()
+            {
+                let error = Error::new(ErrorKind::Loop, "the chain comes back to an image that is in it already")
+                    .path(&e.path)
+                    .hint("one of the images in it names the wrong backing file: relink it");
+                backing.link = Link::Loop(parent, error);
+            }
+        }
+    }
+
+    fn list_children(&mut self) {
+        let mut pairs: Vec<(EntryId, EntryId)> = self.iter().filter_map(|e| Some((self.parent(e.id)?, e.id))).collect();
+        let path = |id: EntryId| self.get(id).map(|e| e.path.clone());
+        pairs.sort_by_cached_key(|(_, child)| path(*child));
+        for e in self.slots.iter_mut().flatten() {
+            e.children.clear();
+        }
+        for (parent, child) in pairs {
+            if let Some(e) = self.slot(parent) {
+                e.children.push(child);
+            }
+        }
+    }
+
+    /// An image is broken when it or anything below it is.
+    fn judge_health(&mut self) {
+        let ids: Vec<EntryId> = self.iter().map(|e| e.id).collect();
+        let mut broken: HashMap<EntryId, Option<Error>> = HashMap::new();
+        for &start in &ids {
+            // Down to where the answer is known, then back up.
+            let mut steps = Vec::new();
+            let mut at = Some(start);
+            let mut error = None;
+            while let Some(id) = at {
+                if let Some(known) = broken.get(&id) {
+                    error = known.clone();
+                    break;
+                }
+                steps.push(id);
+                at = self.get(id).filter(|e| own_error(e).is_none()).and_then(|_| self.parent(id));
+            }
+            for id in steps.into_iter().rev() {
+                error = self.get(id).and_then(own_error).or(error);
+                broken.insert(id, error.clone());
+            }
+        }
+        for e in self.slots.iter_mut().flatten() {
+            e.health = match broken.remove(&e.id).flatten() {
+                Some(error) => Health::Broken(error),
+                None => match warnings(e) {
+                    w if w.is_empty() => Health::Ok,
+                    w => Health::Warning(w),
+                },
+            };
+        }
+    }
+
+    fn join_domains(&mut self) {
+        let mut uses: HashMap<EntryId, Vec<DomainUse>> = HashMap::new();
+        for d in &self.domains {
+            for (path, target) in &d.disks {
+                let mut at = self.by_path.get(path).copied();
+                let mut target = Some(target.clone());
+                for _ in 0..crate::engine::limits::MAX_CHAIN {
+                    let Some(id) = at else { break };
+                    let list = uses.entry(id).or_default();
+                    if target.is_some() || !list.iter().any(|u| u.domain == d.name) {
+                        list.push(DomainUse { domain: d.name.clone(), state: d.state, target: target.take() });
+                    }
+                    at = self.parent(id);
+                }
+            }
+        }
+        for e in self.slots.iter_mut().flatten() {
+            e.users = uses.remove(&e.id).unwrap_or_default();
+        }
+    }
+
+    fn slot(&mut self, id: EntryId) -> Option<&mut Entry> {
+        self.slots.get_mut(id.0 as usize)?.as_mut()
+    }
+}
+
+fn broken(e: Error) -> Link {
+    match e.kind() {
+        ErrorKind::MissingReference | ErrorKind::NotFound => Link::Missing(e, Vec::new()),
+        ErrorKind::Gated => Link::Gated(e),
+        _ => Link::Failed(e),
+    }
+}
+
+/// What is wrong with the entry itself or with its own link.
+fn own_error(e: &Entry) -> Option<Error> {
+    e.facts.error.as_ref().or_else(|| e.backing.as_ref()?.link.error()).cloned()
+}
+
+fn warnings(e: &Entry) -> Vec<String> {
+    let mut out = e.facts.warnings.clone();
+    if e.kind == EntryKind::Image && e.facts.corrupt {
+        out.push("it says itself that it is damaged: check it".into());
+    }
+    if e.facts.dirty {
+        out.push("it was not closed properly".into());
+    }
+    let recorded = e.backing.as_ref().is_none_or(|b| b.format.is_some());
+    if !recorded && e.facts.format.is_some_and(|f| f.entry().caps.snapshots) {
+        out.push("the format of its backing file is not recorded".into());
+    }
+    out
+}

@@ -1,0 +1,74 @@
+//! Where references lead that are no plain paths of images that were found: through links and odd spellings, to files that were not
+//! walked over, to nothing, or out of the gate. Looks at the disk; the rest of the graph does not.
+
+use std::collections::VecDeque;
+use std::path::{Component, Path, PathBuf};
+
+use super::scan::{Index, Located, ScanEvent};
+use super::walk::Crew;
+use crate::engine::error::{Error, ErrorKind};
+use crate::engine::io::gate::{Gate, locate_text, missing};
+use crate::engine::model::BackingRef;
+
+/// Files taken in only because an image refers to them, at most in one scan.
+const MAX_TAKEN: usize = 10_000;
+
+/// The path of an image that `reference` of the image at `child` plainly names, if `is_image` knows it. Looks at no disk.
+pub(super) fn plain_target(child: &Path, reference: &BackingRef, is_image: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    reference.names.iter().filter(|n| is_plain(n)).filter_map(|n| locate_text(child, n).ok()).find(|p| is_image(p))
+}
+
+/// `..` after a folder's name depends on whether that folder is a link; only the disk can tell.
+fn is_plain(name: &str) -> bool {
+    let mut parts = Path::new(name).components().skip_while(|c| !matches!(c, Component::Normal(_)));
+    parts.all(|c| c != Component::ParentDir)
+}
+
+/// Resolves what is left, taking files in that images stand on, and tells where each leads.
+pub(super) fn resolve(crew: &Crew<'_>, gate: &Gate, index: &mut Index, sink: &mut dyn FnMut(ScanEvent)) {
+    let has_names = |p: &PathBuf, index: &Index| index.images.get(p).is_some_and(|(_, f)| f.backing.is_some());
+    let mut queue: VecDeque<PathBuf> = index.images.keys().filter(|p| has_names(p, index)).cloned().collect();
+    let mut located = Vec::new();
+    let mut taken = 0;
+    while let Some(child) = queue.pop_front() {
+        if crew.cancelled() {
+            return;
+        }
+        let Some((root, facts)) = index.images.get(&child).cloned() else { continue };
+        let Some(reference) = facts.backing.as_ref().filter(|r| !r.names.is_empty()) else { continue };
+        if plain_target(&child, reference, |p| index.images.contains_key(p)).is_some() {
+            continue;
+        }
+        let target = find(&child, reference, gate);
+        if let Ok(path) = &target
+            && !index.images.contains_key(path)
+            && taken < MAX_TAKEN
+        {
+            taken += 1;
+            index.take(crew.referenced(path, root), sink);
+            queue.push_back(path.clone());
+        }
+        located.push((child, target.map_or_else(Located::Error, Located::Path)));
+    }
+    if !located.is_empty() {
+        sink(ScanEvent::Located(located));
+    }
+}
+
+/// The first spelling that may be opened; else the error of the first.
+fn find(child: &Path, reference: &BackingRef, gate: &Gate) -> Result<PathBuf, Error> {
+    let mut first = None;
+    for name in &reference.names {
+        match gate.locate(child, name).and_then(|path| {
+            let opened = gate.open_path(&path);
+            opened.map_err(|e| if e.kind() == ErrorKind::NotFound { missing(&path, child) } else { e })?;
+            Ok(path)
+        }) {
+            Ok(path) => return Ok(path),
+            Err(e) => {
+                first.get_or_insert(e);
+            }
+        }
+    }
+    Err(first.unwrap_or_else(|| missing(child, child)))
+}
