@@ -1,5 +1,5 @@
 //! What every subject needs: a folder of its own, the oracles, the program under test.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -219,3 +219,96 @@ fn discs_are_read_with_rock_ridge_and_joliet_names() {
     run("genisoimage", &["-quiet", "-J", "-joliet-long", "-o", s(&joliet), s(&plain)]);
     same("joliet", &tree(&joliet), &expected);
 }
+
+/// What `sfdisk -J` says of a disk: (number, start, size in sectors, type) sorted.
+fn sfdisk(image: &Path) -> Vec<(u64, u64, u64, String)> {
+    let out: serde_json::Value = serde_json::from_slice(&run("sfdisk", &["-J", s(image)]).stdout).unwrap();
+    let table = &out["partitiontable"];
+    let unit = table["sectorsize"].as_u64().unwrap_or(512);
+    let number = |node: &str| node.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+    let mut all: Vec<_> = table["partitions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| {
+            let (start, size) = (p["start"].as_u64().unwrap() * unit, p["size"].as_u64().unwrap() * unit);
+            (number(p["node"].as_str().unwrap()), start, size, p["type"].as_str().unwrap().to_lowercase())
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+fn ours(image: &Path) -> (cowshed::engine::guest::partition::PartitionTable, Vec<(u64, u64, u64, String)>) {
+    let dev = FileDevice::open(image).unwrap();
+    let table = cowshed::engine::guest::partition::read(&dev).unwrap().unwrap();
+    let mut all: Vec<_> = table
+        .partitions
+        .iter()
+        .map(|p| (u64::from(p.number), p.start, p.len, p.code.trim_start_matches("0x").trim_start_matches('0').to_string()))
+        .collect();
+    all.sort();
+    (table, all)
+}
+
+fn partitioned(image: &Path, script: &str) {
+    use std::io::Write;
+    let _ = std::fs::remove_file(image);
+    run("truncate", &["-s", "64M", s(image)]);
+    let mut child = std::process::Command::new("sfdisk")
+        .args(["-q", s(image)])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("sfdisk: tests/run installs it");
+    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn partition_tables_are_those_sfdisk_sees() {
+    let d = dir();
+    let image = d.path().join("disk.raw");
+    for script in [
+        "label: dos\nsize=8M,type=83,bootable\nsize=8M,type=82\ntype=5\nsize=4M,type=83\nsize=4M,type=8e\n",
+        "label: gpt\nsize=4M,type=21686148-6449-6E6F-744E-656564454649\nsize=16M,type=uefi,name=\"ESP\"\ntype=linux\n",
+        // numbers that do not follow the disk
+        "label: gpt\n7 : start=40960,size=8M,type=linux\n2 : start=2048,size=8M,type=swap\n",
+    ] {
+        partitioned(&image, script);
+        let (table, found) = ours(&image);
+        let theirs: Vec<_> =
+            sfdisk(&image).into_iter().map(|(n, a, b, t)| (n, a, b, t.trim_start_matches('0').to_string())).collect();
+        assert_eq!(found, theirs, "{script}");
+        assert_eq!(table.problems, Vec::<String>::new(), "{script}");
+    }
+}
+
+#[test]
+fn damaged_and_moved_tables_are_told() {
+    use std::os::unix::fs::FileExt;
+    let d = dir();
+    let image = d.path().join("disk.raw");
+    partitioned(&image, "label: gpt\nsize=16M,type=linux\ntype=linux\n");
+    let (_, before) = ours(&image);
+    let file = std::fs::File::options().write(true).open(&image).unwrap();
+    file.write_all_at(b"X", 512 + 60).unwrap();
+    let (table, found) = ours(&image);
+    assert_eq!(found, before, "the backup answers");
+    assert!(table.problems.iter().any(|p| p.contains("primary GPT: its header's checksum is wrong")), "{:?}", table.problems);
+    partitioned(&image, "label: gpt\nsize=16M,type=linux\ntype=linux\n");
+    file.set_len(0).unwrap();
+    partitioned(&image, "label: gpt\nsize=16M,type=linux\ntype=linux\n");
+    std::fs::File::options().write(true).open(&image).unwrap().set_len(96 << 20).unwrap();
+    let (table, _) = ours(&image);
+    assert!(table.problems.iter().any(|p| p.contains("the disk has grown")), "{:?}", table.problems);
+    // An extended partition whose chain loops.
+    partitioned(&image, "label: dos\ntype=5\nsize=4M,type=83\nsize=4M,type=83\n");
+    let first = sfdisk(&image).iter().find(|p| p.0 == 1).unwrap().1;
+    let file = std::fs::File::options().read(true).write(true).open(&image).unwrap();
+    let mut entry = [0u8; 16];
+    file.read_exact_at(&mut entry, first + 462).unwrap();
+    entry[8..12].fill(0);
+    file.write_all_at(&entry, first + 462).unwrap();
+    let (table, _) = ours(&image);
+    assert!(table.problems.iter().any(|p| p.contains("comes back to itself")), "{:?}", table.problems);
+}

@@ -3,6 +3,7 @@
 
 pub mod fs;
 pub mod lvm;
+pub mod partition;
 pub mod recognise;
 
 /// A UUID's sixteen bytes in their order on disk, as lower-case text with hyphens.
