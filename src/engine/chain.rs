@@ -93,6 +93,9 @@ impl Chain {
     }
 }
 
+/// Files looked at in the child's folder for a parent known by UUID, at most.
+const MAX_BESIDE: usize = 4096;
+
 /// Opens one file as an image of `format` (probed when not given), with its node.
 fn open_layer(dev: FileDevice, path: &Path, format: Option<Format>, gate: &Gate) -> Result<(ChainNode, Arc<dyn Image>)> {
     let actual_size = dev.allocated();
@@ -165,13 +168,37 @@ fn find_parent(
     }
     // A parent known only by UUID is what the finder is for; one known by name that is missing is a candidate to confirm.
     if reference.names.is_empty() {
-        for path in finder.map(|f| f.find(from, reference)).unwrap_or_default() {
+        let found = finder.map_or_else(|| beside(from, reference, gate), |f| f.find(from, reference));
+        for path in found {
             if let Ok(dev) = gate.open_path(&path) {
                 return Ok((dev, path, None));
             }
         }
     }
     Err(first.unwrap_or_else(|| missing(&from.with_file_name("(parent known by its UUID only)"), from)))
+}
+
+/// The files beside the image at `from` that are the parent it knows by UUID, those written to since last.
+fn beside(from: &Path, reference: &BackingRef, gate: &Gate) -> Vec<PathBuf> {
+    let ParentIdentity::VdiUuids { image: wanted, .. } = &reference.identity else { return Vec::new() };
+    let Some(format) = reference.format.as_deref().and_then(|f| Format::parse(f).ok()) else { return Vec::new() };
+    let folder = from.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries.flatten().take(MAX_BESIDE) {
+        let name = entry.file_name();
+        let (Some(name), Ok(true)) = (name.to_str(), entry.file_type().map(|t| t.is_file())) else { continue };
+        let (Ok(path), Ok(dev)) = (gate.locate(from, name), gate.open(from, name)) else { continue };
+        let source = Source { dev: Arc::new(dev), path: path.clone(), gate: Gate::closed() };
+        if let Ok(image) = (format.entry().open)(source)
+            && image.describe().identity.uuid.as_deref() == Some(wanted)
+        {
+            let changed = check_identity(&reference.identity, &image.describe().identity, &path, from).is_err();
+            found.push((changed, path));
+        }
+    }
+    found.sort();
+    found.into_iter().map(|(_, path)| path).collect()
 }
 
 /// Compares what the child expects with what the parent is. `Ok(Some(_))` is a warning.
@@ -194,7 +221,10 @@ pub(crate) fn check_identity(want: &ParentIdentity, have: &Identity, parent: &Pa
         ParentIdentity::VdiUuids { image, .. } if have.uuid.as_deref() != Some(image) => {
             changed(&format!("its UUID is {} and {image} was expected", have.uuid.as_deref().unwrap_or("none")))
         }
-        ParentIdentity::VdiUuids { modification, .. } if have.modification.as_deref() != Some(modification) => {
+        // A child that does not say which state it was made on (all zeros) cannot be wrong about it.
+        ParentIdentity::VdiUuids { modification, .. }
+            if have.modification.as_deref() != Some(modification) && modification.bytes().any(|b| b != b'0' && b != b'-') =>
+        {
             changed("it was written to after the child was made")
         }
         ParentIdentity::Mtime(seconds) => Ok(std::fs::metadata(parent)
