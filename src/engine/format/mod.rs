@@ -6,6 +6,8 @@
 pub mod amazon;
 pub mod cow;
 pub mod crypto;
+#[doc(hidden)]
+pub mod exercise;
 pub mod front;
 pub mod iso;
 pub mod named;

@@ -1,0 +1,83 @@
+//! Opens, describes, maps and reads hostile bytes within bounds, and proves the promises of [`Image`]. Shared by the fuzz targets
+//! and the property tests, so that both try the same; no part of the program uses it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::probe::{best, probe};
+use super::{Format, Image, Source};
+use crate::engine::chain::{Chain, OpenOptions};
+use crate::engine::error::Result;
+use crate::engine::io::gate::Gate;
+use crate::engine::io::memory::Memory;
+use crate::engine::io::{Device, ReadAt};
+use crate::engine::model::Kind;
+
+/// Extents walked through.
+const STEPS: usize = 512;
+/// Bytes read at one place.
+const READ: usize = 200_000;
+
+/// Tries `bytes` as an image of `format`, or as what probing takes them for. An error is a good answer; a panic is not.
+pub fn bytes(format: Option<Format>, bytes: &[u8]) -> Result<()> {
+    let dev: Device = Arc::new(Memory::new(bytes.to_vec()));
+    let matches = probe(dev.as_ref())?;
+    assert!(matches.iter().any(|m| m.format == Format::Raw), "raw is always possible");
+    let _ = super::probe::warnings(Path::new("image.vmdk"), &matches);
+    let format = format.unwrap_or_else(|| best(&matches));
+    let image = (format.entry().open)(Source { dev, path: PathBuf::from("image"), gate: Gate::closed() })?;
+    self::image(image.as_ref())?;
+    for snapshot in image.describe().snapshots.iter().take(4) {
+        if let Ok(s) = image.snapshot(&snapshot.id) {
+            let _ = self::image(s.as_ref());
+        }
+    }
+    Ok(())
+}
+
+/// Tries an open image.
+pub fn image(image: &dyn Image) -> Result<()> {
+    let description = image.describe();
+    let shown: String = description.facts.iter().map(|f| f.value.as_str()).collect();
+    assert!(shown.len() < 16 << 20, "facts are not bounded");
+    let _ = image.backing();
+    let size = image.size();
+    if size == 0 || image.readable().is_err() {
+        return Ok(());
+    }
+    let files = image.files();
+    let mut offset = 0;
+    for _ in 0..STEPS {
+        let max = (size - offset).min(1 << 40);
+        let m = image.map(offset, max)?;
+        assert!(m.len >= 1 && m.len <= max, "a mapping of {} bytes where {max} were asked for", m.len);
+        if m.kind == Kind::Data {
+            let place = m.place.filter(|p| p.file < files.len());
+            assert!(place.is_some_and(|p| p.offset.checked_add(m.len).is_some()), "data without a place: {m:?}");
+        }
+        if m.kind == Kind::Compressed {
+            let mut unit = vec![0; m.len.min(READ as u64) as usize];
+            let _ = image.read(offset, &mut unit);
+        }
+        offset += m.len;
+        if offset >= size {
+            break;
+        }
+    }
+    let mut buf = vec![0; (READ as u64).min(size) as usize];
+    let last = size - buf.len() as u64;
+    for at in [0, size / 2, last] {
+        let _ = image.read(at.min(last), &mut buf);
+    }
+    Ok(())
+}
+
+/// Tries the chain of the image at `path`.
+pub fn chain(path: &Path) -> Result<()> {
+    let chain = Chain::open(path, &OpenOptions::default())?;
+    assert_eq!(chain.layers.len() + usize::from(chain.error().is_some()), chain.nodes.len());
+    let disk = chain.disk()?;
+    let mut buf = vec![0; (READ as u64).min(disk.len()) as usize];
+    disk.read_at(0, &mut buf)?;
+    disk.read_at(disk.len() - buf.len() as u64, &mut buf)
+}
