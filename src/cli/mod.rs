@@ -59,6 +59,7 @@ verbs! {
     info Info,
     map Map,
     measure Measure,
+    scan Scan,
 }
 
 /// A terminal workbench for virtual-machine disk images.
