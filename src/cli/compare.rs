@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use super::out::Out;
-use super::source::{Access, cache_mode};
+use super::source::{Access, Held, cache_mode};
 use super::{Failure, Verb};
-use crate::engine::chain::{Chain, Disk};
+use crate::engine::chain::Disk;
 use crate::engine::error::Error;
 use crate::engine::ops::compare::{Outcome, Trouble, compare};
 
@@ -50,8 +50,10 @@ pub(super) struct Args {
 }
 
 impl Args {
-    fn open(&self, path: &Path, format: Option<&str>) -> Result<Disk, Error> {
-        Chain::open(path, &self.access.options(path, format)?)?.disk()
+    /// The disk, and what holds it for as long as it is compared.
+    fn open(&self, path: &Path, format: Option<&str>) -> Result<(Disk, Held), Error> {
+        let held = self.access.open(path, format)?;
+        Ok((held.chain.disk()?, held))
     }
 }
 
@@ -60,8 +62,8 @@ impl Verb for Args {
 
     fn run(self, out: &mut Out) -> Result<u8, Failure> {
         let opened = |path: &Path, format: Option<&str>| self.open(path, format).map_err(|e| Failure::from(e).code(2));
-        let a = opened(&self.first, self.first_format.as_deref())?;
-        let b = opened(&self.second, self.second_format.as_deref())?;
+        let (a, _first) = opened(&self.first, self.first_format.as_deref())?;
+        let (b, _second) = opened(&self.second, self.second_format.as_deref())?;
         let total = a.size().max(b.size());
         let show = self.progress && !out.quiet;
         let last = Cell::new(u64::MAX);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::out::{Format, Out};
 use super::source::Source;
-use super::{Failure, Verb};
+use super::{Failure, Verb, names};
 use crate::engine::chain::Chain;
 use crate::engine::ops::map::{Entry, Map, file_of};
 use crate::engine::units::{parse_size, printable};
@@ -42,12 +42,13 @@ fn size(text: &str) -> Result<u64, String> {
 
 impl Verb for Args {
     fn run(self, out: &mut Out) -> Result<u8, Failure> {
-        let chain = self.source.open(&self.image)?;
+        let held = self.source.open(&self.image)?;
+        let chain = &held.chain;
         let disk = chain.disk()?;
         let map = Map::new(&disk, self.start_offset, self.max_length.unwrap_or(u64::MAX));
         match self.output {
             Format::Json => json(out, map)?,
-            Format::Human => human(out, map, &chain, &self.image)?,
+            Format::Human => human(out, map, chain, &self.image)?,
         }
         Ok(0)
     }
@@ -76,6 +77,7 @@ fn json(out: &mut Out, map: Map<'_>) -> Result<(), Failure> {
 
 fn human(out: &mut Out, map: Map<'_>, chain: &Chain, image: &Path) -> Result<(), Failure> {
     writeln!(out, "{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to")?;
+    let nodes = names::chain(image, &chain.nodes);
     // Neighbouring lines are mostly of the same file.
     let mut last: Option<((usize, usize), String)> = None;
     for entry in map {
@@ -84,15 +86,24 @@ fn human(out: &mut Out, map: Map<'_>, chain: &Chain, image: &Path) -> Result<(),
             continue;
         }
         let place = match e.offset {
-            Some(offset) => format!("{offset:#x}"),
+            Some(offset) => hex(offset),
             None => "compressed".to_string(),
         };
         if last.as_ref().is_none_or(|(key, _)| *key != (e.depth, e.file)) {
-            let path = if (e.depth, e.file) == (0, 0) { image.to_path_buf() } else { file_of(chain, e.depth, e.file) };
+            let path = match (nodes.get(e.depth), chain.nodes.get(e.depth)) {
+                (Some(shown), _) if e.file == 0 => shown.clone(),
+                (Some(shown), Some(node)) => names::beside(&file_of(chain, e.depth, e.file), &node.path, shown),
+                _ => file_of(chain, e.depth, e.file),
+            };
             last = Some(((e.depth, e.file), printable(&path.display().to_string())));
         }
         let name = last.as_ref().map_or("", |(_, name)| name);
-        writeln!(out, "{:<16}{:<16}{place:<16}{name}", format!("{:#x}", e.start), format!("{:#x}", e.len))?;
+        writeln!(out, "{:<16}{:<16}{place:<16}{name}", hex(e.start), hex(e.len))?;
     }
     Ok(())
+}
+
+/// As C's `%#x` has it: a plain `0`.
+fn hex(n: u64) -> String {
+    if n == 0 { "0".into() } else { format!("{n:#x}") }
 }

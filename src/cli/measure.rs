@@ -57,7 +57,8 @@ impl Verb for Args {
         let measured = match (&self.image, self.size) {
             (None, Some(size)) => measure(&Subject::Size(size), target, &spec)?,
             (Some(image), None) => {
-                let chain = self.source.open(image)?;
+                let held = self.source.open(image)?;
+                let chain = &held.chain;
                 let disk = match &self.snapshot {
                     Some(which) => chain.snapshot_disk(super::source::snapshot_name(which))?,
                     None => chain.disk()?,

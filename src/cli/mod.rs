@@ -5,6 +5,7 @@
 //! name it in the list of `verbs!` below.
 
 mod failure;
+mod names;
 mod options;
 mod out;
 mod source;

@@ -1,11 +1,13 @@
 //! The flags that every verb with an image to read shares: format, sharing, secrets, which references may be followed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::engine::chain::{Chain, OpenOptions};
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Format;
 use crate::engine::io::gate::Gate;
+use crate::engine::io::locks::{Guard, LockMode, LockState, lock, state};
+use crate::engine::units::printable;
 
 /// How images are opened.
 #[derive(Debug, clap::Args)]
@@ -35,7 +37,7 @@ pub(super) struct Access {
 
     /// The passphrase of an encrypted image, read from a file
     #[arg(long, value_name = "FILE")]
-    pub(super) passphrase_file: Option<std::path::PathBuf>,
+    pub(super) passphrase_file: Option<PathBuf>,
 
     /// QEMU's way to give a secret: `secret,id=ID,file=FILE`
     #[arg(long, value_name = "OBJDEF")]
@@ -46,10 +48,16 @@ pub(super) struct Access {
     pub(super) image_opts: bool,
 }
 
+/// A chain that is held for reading: nobody changes it under us, unless `-U` allowed that.
+pub(super) struct Held {
+    pub(super) chain: Chain,
+    _guards: Vec<Guard>,
+}
+
 impl Source {
-    /// Opens the image at `path` with its chain.
-    pub(super) fn open(&self, path: &Path) -> Result<Chain> {
-        Chain::open(path, &self.options(path)?)
+    /// Opens the image at `path` with its chain, and holds it.
+    pub(super) fn open(&self, path: &Path) -> Result<Held> {
+        self.access.open(path, self.format.as_deref())
     }
     /// How to open the image at `path`.
     pub(super) fn options(&self, path: &Path) -> Result<OpenOptions> {
@@ -71,6 +79,25 @@ impl Access {
         }
         let gate = Gate::around(path).follow(self.follow);
         Ok(OpenOptions { format: format.map(Format::parse).transpose()?, gate: Some(gate), ..OpenOptions::default() })
+    }
+
+    /// Opens the image at `path` with its chain, and holds every file of it. Errors: another process is writing one of them.
+    pub(super) fn open(&self, path: &Path, format: Option<&str>) -> Result<Held> {
+        let chain = Chain::open(path, &self.options(path, format)?)?;
+        let mode = if self.force_share { LockMode::Shared } else { LockMode::Read };
+        let mut guards = Vec::new();
+        for dev in chain.layers.iter().flat_map(|layer| layer.files()) {
+            let Some(file) = dev.as_file() else { continue };
+            if self.force_share {
+                let state = state(file);
+                if matches!(state, LockState::Writer(_) | LockState::Other(..)) {
+                    let name = dev.path().unwrap_or(path).display().to_string();
+                    eprintln!("cowshed: warning, {}: {state}; what is shown may be stale", printable(&name));
+                }
+            }
+            guards.push(lock(file, mode).map_err(|e| e.hint("-U looks at it all the same; what is shown may be stale"))?);
+        }
+        Ok(Held { chain, _guards: guards })
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::super::out::{Out, Tone, size};
 use crate::engine::{Health, Inspection};
 use crate::engine::format::probe::Confidence;
+use crate::engine::io::locks::LockState;
 use crate::engine::model::Snapshot;
 use crate::engine::units::printable;
 
@@ -47,7 +48,9 @@ pub(super) fn node(out: &mut Out, found: &Inspection, depth: usize, names: &[Pat
             line("backing file format", format)?;
         }
     }
-    for fact in &description.facts {
+    // The cluster size stands above, as qemu-img writes it; snapshots and bitmaps have lines of their own below.
+    let shown = ["cluster size", "internal snapshots", "dirty bitmaps"];
+    for fact in description.facts.iter().filter(|f| !shown.contains(&f.label)) {
         line(fact.label, &fact.value)?;
     }
     if !description.bitmaps.is_empty() {
@@ -60,6 +63,10 @@ pub(super) fn node(out: &mut Out, found: &Inspection, depth: usize, names: &[Pat
     snapshots(out, &description.snapshots)?;
     if depth > 0 {
         return Ok(());
+    }
+    if found.lock.in_use() {
+        let stale = if matches!(found.lock, LockState::Writer(_)) { "; what is shown may be stale" } else { "" };
+        out.line(format!("{} {}{stale}", out.paint(Tone::Warning, "in use:"), found.lock))?;
     }
     let others: Vec<_> = found.matches.iter().filter(|m| m.format != format && m.confidence > Confidence::Possible).collect();
     for m in others {

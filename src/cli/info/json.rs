@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::joined;
+use super::super::names::{beside, joined};
 use crate::engine::Inspection;
 use crate::engine::format::{Format, Image};
 use crate::engine::io::Device;
+use crate::engine::io::locks::LockState;
 use crate::engine::model::Snapshot;
 use crate::engine::units::SECTOR;
 
@@ -48,11 +49,18 @@ pub(super) fn node(found: &Inspection, depth: usize, names: &[PathBuf]) -> Value
         put("snapshots", description.snapshots.iter().map(snapshot).collect());
     }
     if !description.specific.is_null() {
-        put("format-specific", description.specific.clone());
+        let mut specific = description.specific.clone();
+        for extent in specific.pointer_mut("/data/extents").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(full) = extent.get("filename").and_then(Value::as_str) {
+                extent["filename"] = json!(beside(Path::new(full), &node.path, name).to_string_lossy());
+            }
+        }
+        put("format-specific", specific);
     }
-    put("children", children(image.as_ref(), name));
+    put("children", children(image.as_ref(), &node.path, name));
     if depth == 0 {
         put("matches", json!(found.matches));
+        put("in-use-by", in_use_by(&found.lock));
         put("health", json!(found.health));
         if !found.problems.is_empty() {
             put("problems", json!(found.problems));
@@ -78,8 +86,22 @@ pub(in crate::cli) fn snapshot(s: &Snapshot) -> Value {
     out
 }
 
+/// Who holds the image file: process id and name where they can be seen, and whether it is read or written. Null when locks
+/// cannot be told here.
+fn in_use_by(lock: &LockState) -> Value {
+    let access = match lock {
+        LockState::Free => return json!([]),
+        LockState::Unchecked | LockState::Unknown(_) => return Value::Null,
+        LockState::Readers(_) => "read",
+        LockState::Writer(_) => "write",
+        LockState::Other(how, holders) if holders.is_empty() => return json!([{ "pid": null, "name": null, "access": how }]),
+        LockState::Other(how, _) => how,
+    };
+    lock.holders().iter().map(|h| json!({ "pid": h.pid, "name": h.name, "access": access })).collect()
+}
+
 /// The host files the image consists of.
-fn children(image: &dyn Image, name: &Path) -> Value {
+fn children(image: &dyn Image, path: &Path, name: &Path) -> Value {
     let child = |role: String, dev: &Device, name: &Path| {
         json!({
             "name": role,
@@ -96,7 +118,7 @@ fn children(image: &dyn Image, name: &Path) -> Value {
         })
     };
     let files = image.files();
-    // A data file of qcow2 is not opened by qemu-img for this; its name is in format-specific.
+    // The last opened comes first. A data file of qcow2 is not opened by qemu-img for this; its name is in format-specific.
     let shown = if image.format() == Format::Qcow2 { 1 } else { files.len() };
     files
         .iter()
@@ -104,7 +126,8 @@ fn children(image: &dyn Image, name: &Path) -> Value {
         .enumerate()
         .map(|(i, dev)| match (i, dev.path()) {
             (0, _) | (_, None) => child("file".into(), dev, name),
-            (i, Some(path)) => child(format!("extents.{}", i - 1), dev, path),
+            (i, Some(full)) => child(format!("extents.{}", i - 1), dev, &beside(full, path, name)),
         })
+        .rev()
         .collect()
 }

@@ -3,13 +3,12 @@
 mod human;
 mod json;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::out::{Format, Out};
 use super::source::Source;
-use super::{Failure, Verb};
+use super::{Failure, Verb, names};
 use crate::engine::inspect;
-use crate::engine::model::ChainNode;
 
 /// Show what an image is, what it stands on and what it holds
 #[derive(clap::Args)]
@@ -37,7 +36,7 @@ pub(super) struct Args {
 impl Verb for Args {
     fn run(self, out: &mut Out) -> Result<u8, Failure> {
         let found = inspect(&self.image, &self.source.options(&self.image)?)?;
-        let names = shown_names(&self.image, &found.chain.nodes);
+        let names = names::chain(&self.image, &found.chain.nodes);
         let count = if self.backing_chain { found.chain.layers.len() } else { 1 };
         match self.output {
             Format::Json => {
@@ -61,28 +60,5 @@ impl Verb for Args {
             Some(e) if self.backing_chain => Err(e.clone().into()),
             _ => Ok(0),
         }
-    }
-}
-
-/// Every node's name as a person would type it: the image's as given, each one below relative to the one above.
-fn shown_names(image: &Path, nodes: &[ChainNode]) -> Vec<PathBuf> {
-    let mut names: Vec<PathBuf> = vec![image.to_path_buf()];
-    for node in nodes.iter().skip(1) {
-        let above = names.last().map(PathBuf::as_path).unwrap_or(image);
-        names.push(match &node.spelled {
-            Some(spelled) => joined(above, spelled),
-            None => node.path.clone(),
-        });
-    }
-    names
-}
-
-/// `name` as the image at `from` means it, joined as text.
-fn joined(from: &Path, name: &str) -> PathBuf {
-    let plain = name.strip_prefix("file:").unwrap_or(name);
-    let address = plain.split_once(':').is_some_and(|(head, _)| head.len() > 1 && !head.contains('/'));
-    match from.parent() {
-        Some(dir) if !address && !dir.as_os_str().is_empty() => dir.join(plain),
-        _ => PathBuf::from(plain),
     }
 }

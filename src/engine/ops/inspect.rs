@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::engine::chain::{Chain, OpenOptions};
 use crate::engine::error::Result;
 use crate::engine::format::probe::{Match, probe};
+use crate::engine::io::locks::{LockState, state};
 
 /// How an image is, as far as opening it and its chain tells (no check of its tables).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -26,6 +27,8 @@ pub struct Inspection {
     pub chain: Chain,
     /// Everything the file may be, surest first.
     pub matches: Vec<Match>,
+    /// Who holds the image file now.
+    pub lock: LockState,
     /// How it is.
     pub health: Health,
     /// What is wrong or odd, one sentence each, the worst first.
@@ -35,7 +38,9 @@ pub struct Inspection {
 /// Opens the image at `path` and looks at it. A broken chain is no error, but a finding.
 pub fn inspect(path: &Path, options: &OpenOptions) -> Result<Inspection> {
     let chain = Chain::open(path, options)?;
-    let matches = match chain.layers.first().and_then(|l| l.files().into_iter().next()) {
+    let file = chain.layers.first().and_then(|l| l.files().into_iter().next());
+    let lock = file.as_ref().and_then(|dev| dev.as_file()).map(state).unwrap_or_default();
+    let matches = match &file {
         Some(dev) => probe(dev.as_ref())?,
         None => Vec::new(),
     };
@@ -59,5 +64,5 @@ pub fn inspect(path: &Path, options: &OpenOptions) -> Result<Inspection> {
     } else if health == Health::Ok && !problems.is_empty() {
         health = Health::Warning;
     }
-    Ok(Inspection { chain, matches, health, problems })
+    Ok(Inspection { chain, matches, lock, health, problems })
 }

@@ -216,6 +216,9 @@ impl Image for Vdi {
             },
         })
     }
+    fn holes_under_data(&self) -> bool {
+        self.header.image_type == ImageType::Static
+    }
     fn describe(&self) -> Arc<Description> {
         self.description.clone()
     }

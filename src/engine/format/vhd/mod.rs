@@ -222,6 +222,10 @@ impl Image for Vhd {
     fn backing(&self) -> Option<BackingRef> {
         self.backing.clone()
     }
+    fn holes_under_data(&self) -> bool {
+        // A fixed disk.
+        self.blocks.is_none()
+    }
     fn describe(&self) -> Arc<Description> {
         self.description.clone()
     }

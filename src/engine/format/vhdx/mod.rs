@@ -224,6 +224,9 @@ impl Image for Vhdx {
             BackingRef { names: m.parent_names(), format: Some("vhdx".to_string()), identity }
         })
     }
+    fn holes_under_data(&self) -> bool {
+        self.metadata.leave_allocated
+    }
     fn describe(&self) -> Arc<Description> {
         self.description.clone()
     }

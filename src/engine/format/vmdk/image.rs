@@ -138,6 +138,9 @@ impl Image for Vmdk {
     fn describe(&self) -> Arc<Description> {
         self.description.clone()
     }
+    fn holes_under_data(&self) -> bool {
+        self.parts.iter().any(|p| matches!(p.storage, Storage::Flat { .. }))
+    }
     fn readable(&self) -> Result<()> {
         if let Some(how) = &self.description.encrypted {
             return Err(Error::unsupported(format!("its content is encrypted ({how}), which cannot be read yet")));

@@ -64,7 +64,13 @@ fn holders_of(dev: &FileDevice, locks: &[ForeignLock]) -> Vec<Holder> {
     pids.sort_unstable();
     pids.dedup();
     if pids.is_empty() {
-        return dev.id().map(holders::of).unwrap_or_default();
+        let mut all = dev.id().map(holders::of).unwrap_or_default();
+        // We may hold it as well, and are not who is in the way, unless it is another part of us.
+        let others = |h: &Holder| h.pid != Some(std::process::id());
+        if all.iter().any(others) {
+            all.retain(others);
+        }
+        return all;
     }
     pids.into_iter().map(holders::named).collect()
 }
