@@ -5,6 +5,8 @@
 
 pub mod chain;
 pub mod error;
+#[doc(hidden)]
+pub mod exercise;
 pub mod extents;
 pub mod format;
 pub mod guest;

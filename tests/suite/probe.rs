@@ -186,9 +186,9 @@ fn luks_2_is_described_as_cryptsetup_describes_it() {
 
 #[test]
 fn the_guide_says_something_of_every_format() {
-    for e in FORMATS.iter().filter(|e| e.driver == "raw" || e.caps == cowshed::engine::format::Caps::NONE) {
+    for e in FORMATS {
         for words in [e.guide.what, e.guide.origin, e.guide.used_by, e.guide.choose, e.title] {
-            assert!(words.len() >= 8, "{}", e.name);
+            assert!(words.len() >= 3, "{}", e.name);
         }
     }
 }

@@ -6,8 +6,6 @@
 pub mod amazon;
 pub mod cow;
 pub mod crypto;
-#[doc(hidden)]
-pub mod exercise;
 pub mod front;
 pub mod iso;
 pub mod named;

@@ -7,7 +7,7 @@ use crate::engine::error::{Context, Result};
 use crate::engine::format::{Format, Image, Source};
 use crate::engine::io::{Device, read_padded, read_up_to};
 use crate::engine::model::{BackingRef, Description, Fact, Mapping, ParentIdentity};
-use crate::engine::units::{SECTOR, printable_bytes};
+use crate::engine::units::SECTOR;
 
 /// Bytes of the bitmap read at once.
 const CHUNK: usize = 4096;
@@ -120,7 +120,6 @@ fn describe(h: &Header) -> Description {
         Fact { label: "data", value: format!("from byte {}", h.data_offset()) },
     ];
     if !h.backing.is_empty() {
-        facts.push(Fact { label: "backing file", value: printable_bytes(&h.backing) });
         let when = jiff::Timestamp::from_second(i64::from(h.mtime)).map(|t| t.to_string()).unwrap_or_default();
         facts.push(Fact { label: "backing file modified", value: when });
     }

@@ -10,7 +10,6 @@ use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::{Format, Image, Source};
 use crate::engine::io::{Device, past_end, read_vec};
 use crate::engine::model::{BackingRef, Description, Fact, Kind, Mapping, ParentIdentity, Place};
-use crate::engine::units::printable_bytes;
 
 /// Clusters looked at in one call of `map`, so that a hostile image cannot hold a caller for long.
 const STEPS: usize = 1 << 16;
@@ -148,9 +147,6 @@ fn describe(h: &Header) -> Description {
         Fact { label: "L2 entries", value: h.l2_entries().to_string() },
         Fact { label: "L1 table", value: format!("{} entries at byte {:#x}", h.l1_entries, h.l1_offset) },
     ];
-    if let Some(name) = &h.backing {
-        facts.push(Fact { label: "backing file", value: printable_bytes(name) });
-    }
     let encrypted = (h.crypt == 1).then(|| "AES".to_string());
     if encrypted.is_some() {
         facts.push(Fact { label: "encryption", value: "AES-128-CBC, IV by guest sector".into() });

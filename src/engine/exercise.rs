@@ -4,14 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::probe::{best, probe};
-use super::{Format, Image, Source};
-use crate::engine::chain::{Chain, OpenOptions};
-use crate::engine::error::Result;
-use crate::engine::io::gate::Gate;
-use crate::engine::io::memory::Memory;
-use crate::engine::io::{Device, ReadAt};
-use crate::engine::model::Kind;
+use super::chain::{Chain, OpenOptions};
+use super::error::Result;
+use super::format::probe::{best, probe, warnings};
+use super::format::{Format, Image, Source};
+use super::io::gate::Gate;
+use super::io::memory::Memory;
+use super::io::{Device, ReadAt};
+use super::model::Kind;
 
 /// Extents walked through.
 const STEPS: usize = 512;
@@ -23,7 +23,7 @@ pub fn bytes(format: Option<Format>, bytes: &[u8]) -> Result<()> {
     let dev: Device = Arc::new(Memory::new(bytes.to_vec()));
     let matches = probe(dev.as_ref())?;
     assert!(matches.iter().any(|m| m.format == Format::Raw), "raw is always possible");
-    let _ = super::probe::warnings(Path::new("image.vmdk"), &matches);
+    let _ = warnings(Path::new("image.vmdk"), &matches);
     let format = format.unwrap_or_else(|| best(&matches));
     let image = (format.entry().open)(Source { dev, path: PathBuf::from("image"), gate: Gate::closed() })?;
     self::image(image.as_ref())?;
