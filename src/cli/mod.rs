@@ -5,6 +5,7 @@
 //! name it in the list of `verbs!` below.
 
 mod failure;
+mod guest;
 mod names;
 mod options;
 mod out;
@@ -55,9 +56,12 @@ macro_rules! verbs {
 
 // Each line: the file, and the verb as clap's variant.
 verbs! {
+    cat Cat,
     compare Compare,
     formats Formats,
     info Info,
+    inspect Inspect,
+    ls Ls,
     map Map,
     measure Measure,
     scan Scan,

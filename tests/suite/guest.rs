@@ -312,3 +312,38 @@ fn damaged_and_moved_tables_are_told() {
     let (table, _) = ours(&image);
     assert!(table.problems.iter().any(|p| p.contains("comes back to itself")), "{:?}", table.problems);
 }
+
+#[test]
+fn links_lead_somewhere_in_the_guest_and_nowhere_else() {
+    use std::os::unix::fs::symlink;
+    let d = dir();
+    let root = d.path().join("root");
+    std::fs::create_dir_all(root.join("real/etc")).unwrap();
+    std::fs::create_dir_all(root.join("usr/bin")).unwrap();
+    std::fs::write(root.join("real/etc/hostname"), "inside\n").unwrap();
+    std::fs::write(root.join("real/etc/passwd"), "of the guest\n").unwrap();
+    symlink("real/etc", root.join("etc")).unwrap();
+    symlink("/proc/self/root/etc", root.join("trap")).unwrap();
+    symlink("loop2", root.join("loop1")).unwrap();
+    symlink("loop1", root.join("loop2")).unwrap();
+    symlink("/etc/../../../../etc/hostname", root.join("up")).unwrap();
+    let image = d.path().join("x.raw");
+    run("mke2fs", &["-q", "-F", "-t", "ext4", "-d", s(&root), s(&image), "8M"]);
+    let read = |path: &str| {
+        let out = crate::common::cowshed(&["cat", &format!("{}:{path}", s(&image))]);
+        (out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    assert_eq!(read("/etc/hostname").1, "inside\n");
+    assert_eq!(read("/up").1, "inside\n");
+    assert_eq!(read("/../../etc/passwd").1, "of the guest\n");
+    for (path, why) in [
+        ("/trap/passwd", "there is no"),
+        ("/loop1", "too many links"),
+        ("/etc/hostname/x", "no folder"),
+        ("/etc", "no regular file"),
+    ] {
+        let (code, out, err) = read(path);
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{path}");
+        assert!(err.contains(why), "{path}: {err}");
+    }
+}

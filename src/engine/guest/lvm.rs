@@ -239,10 +239,19 @@ impl Parser<'_> {
     fn value(&mut self) -> Result<Value> {
         let bad = || Error::corrupt("LVM2 metadata: a value was expected").op("read LVM2 metadata");
         if self.eat('"') {
-            let (text, rest) = self.rest.split_once('"').ok_or_else(bad)?;
-            let text = text.to_string();
-            self.rest = rest;
-            return Ok(Value::Text(text));
+            let mut text = String::new();
+            let mut chars = self.rest.char_indices();
+            while let Some((i, c)) = chars.next() {
+                match c {
+                    '"' => {
+                        self.rest = self.rest.get(i + 1..).unwrap_or("");
+                        return Ok(Value::Text(text));
+                    }
+                    '\\' => text.extend(chars.next().map(|(_, c)| c)),
+                    c => text.push(c),
+                }
+            }
+            return Err(bad());
         }
         if self.eat('[') {
             let mut list = Vec::new();
@@ -327,6 +336,7 @@ logical_volumes {
  thin { segment1 { start_extent = 0 extent_count = 1 type = "thin-pool" } }
 } }
 contents = "Text Format Volume Group"
+description = "Write from lvcreate --config 'devices{filter=[\"a|/dev/loop0.*|\"]}'"
 version = 1
 "#;
 

@@ -2,9 +2,12 @@
 //! format, chain or snapshot, without mounting and without root.
 
 pub mod fs;
+pub mod identity;
 pub mod lvm;
 pub mod partition;
 pub mod recognise;
+pub mod tree;
+pub mod volumes;
 
 /// A UUID's sixteen bytes in their order on disk, as lower-case text with hyphens.
 pub fn uuid_text(bytes: &[u8; 16]) -> String {

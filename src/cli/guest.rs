@@ -1,0 +1,60 @@
+//! What `inspect`, `ls` and `cat` share: opening an image's guest.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::source::{Source, snapshot_name};
+use crate::engine::error::{Error, Result};
+use crate::engine::guest::tree::Guest;
+use crate::engine::io::Device;
+
+/// How a guest is opened.
+#[derive(Debug, clap::Args)]
+pub(super) struct GuestSource {
+    #[command(flatten)]
+    source: Source,
+
+    /// Look at this internal snapshot (qcow2) instead of the current state
+    #[arg(short = 'l', long, value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
+
+    /// Look at the filesystem of this partition alone (default: the guest's root, with what it mounts)
+    #[arg(long, value_name = "N")]
+    partition: Option<u32>,
+}
+
+impl GuestSource {
+    /// The disk of the image at `path`.
+    pub(super) fn disk(&self, path: &Path) -> Result<Device> {
+        let chain = self.source.open(path)?;
+        let disk = match &self.snapshot {
+            Some(which) => chain.snapshot_disk(snapshot_name(which))?,
+            None => chain.disk()?,
+        };
+        Ok(Arc::new(disk))
+    }
+
+    /// Its guest: the root filesystem, or the partition that was asked for.
+    pub(super) fn open(&self, path: &Path) -> Result<Guest> {
+        let disk = self.disk(path)?;
+        if self.partition.is_some() {
+            return Guest::open_partition(&disk, self.partition);
+        }
+        let guest = Guest::open(&disk)?;
+        // A disk that is one filesystem without a system on it (a data disk, a disc) is shown all the same.
+        if guest.mounts.is_empty() && guest.layout.table.is_none() {
+            return Guest::open_partition(&disk, None);
+        }
+        Ok(guest)
+    }
+}
+
+/// `IMAGE:PATH` taken apart at the first colon behind which an absolute path begins; without one the path is `/`.
+pub(super) fn image_and_path(text: &str) -> Result<(PathBuf, String)> {
+    match text.split_once(":/") {
+        Some((image, path)) if !image.is_empty() => Ok((image.into(), format!("/{path}"))),
+        _ if Path::new(text).exists() => Ok((text.into(), "/".into())),
+        _ => Err(Error::usage(format!("'{text}' is not IMAGE:PATH"))
+            .hint("write the path in the guest behind a colon: disk.qcow2:/etc")),
+    }
+}

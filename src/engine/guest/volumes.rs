@@ -1,0 +1,126 @@
+//! The volumes of a disk: its partitions, the logical volumes inside them, or the whole disk when it has no partition table.
+
+use std::sync::Arc;
+
+use super::lvm::{self, LinearVolume, VolumeGroup};
+use super::partition::{self, PartitionTable};
+use super::recognise::{FsInfo, FsKind, recognise};
+use crate::engine::error::Result;
+use crate::engine::io::Device;
+use crate::engine::io::window::Window;
+
+/// A disk as its guest sees it divided.
+pub struct Layout {
+    /// Its partition table, if it has one.
+    pub table: Option<PartitionTable>,
+    /// Its volumes, in the order of the disk, logical volumes behind the partition that holds them.
+    pub volumes: Vec<Volume>,
+    /// Volume groups found.
+    pub groups: Vec<VolumeGroup>,
+    /// What went wrong while looking.
+    pub problems: Vec<String>,
+}
+
+/// One volume.
+#[derive(Clone)]
+pub struct Volume {
+    /// `p1`, `p2`, … for partitions, `vg/lv` for logical volumes, `disk` for the whole disk.
+    pub name: String,
+    /// Partition number, also for logical volumes (of the partition that holds them); `None` for the whole disk.
+    pub partition: Option<u32>,
+    /// First byte on the disk; `None` for a logical volume in several pieces.
+    pub start: Option<u64>,
+    /// Bytes.
+    pub len: u64,
+    /// What it holds.
+    pub info: Option<FsInfo>,
+    /// Its content; `None` when it cannot be read (see `problem`).
+    pub dev: Option<Device>,
+    /// Why it cannot be read.
+    pub problem: Option<String>,
+    /// It is a logical volume.
+    pub logical_volume: bool,
+}
+
+/// Looks at `disk`. Damage in one place is a problem in words; only a disk that cannot be read at all is an error.
+pub fn volumes(disk: &Device) -> Result<Layout> {
+    let mut layout =
+        Layout { table: partition::read(disk.as_ref())?, volumes: Vec::new(), groups: Vec::new(), problems: Vec::new() };
+    match layout.table.clone() {
+        None => add(&mut layout, disk, "disk".into(), None, 0, disk.len()),
+        Some(table) => {
+            layout.problems.extend(table.problems.iter().cloned());
+            let mut order: Vec<_> = table.partitions.iter().filter(|p| !p.extended).collect();
+            order.sort_by_key(|p| p.start);
+            for p in order {
+                // A partition that ends beyond the disk is looked at as far as there is disk.
+                let len = p.len.min(disk.len().saturating_sub(p.start));
+                add(&mut layout, disk, format!("p{}", p.number), Some(p.number), p.start, len);
+            }
+        }
+    }
+    Ok(layout)
+}
+
+fn add(layout: &mut Layout, disk: &Device, name: String, partition: Option<u32>, start: u64, len: u64) {
+    let dev: Device = if partition.is_some() { Arc::new(Window::new(disk.clone(), start, len)) } else { disk.clone() };
+    let info = note(layout, &name, recognise(dev.as_ref()));
+    let is_pv = info.as_ref().is_some_and(|i| i.kind == FsKind::Lvm2);
+    let at = Place { partition, start };
+    layout.volumes.push(Volume {
+        name: name.clone(),
+        partition,
+        start: Some(start),
+        len,
+        info,
+        dev: Some(dev.clone()),
+        problem: None,
+        logical_volume: false,
+    });
+    if !is_pv {
+        return;
+    }
+    match lvm::read(dev.as_ref()) {
+        Ok(Some(group)) => {
+            for lv in &group.volumes {
+                logical(layout, &dev, &group, lv, &at);
+            }
+            layout.groups.push(group);
+        }
+        Ok(None) => {}
+        Err(e) => layout.problems.push(format!("{name}: {e}")),
+    }
+}
+
+struct Place {
+    partition: Option<u32>,
+    start: u64,
+}
+
+fn logical(layout: &mut Layout, pv: &Device, group: &VolumeGroup, lv: &lvm::LogicalVolume, at: &Place) {
+    let name = format!("{}/{}", group.name, lv.name);
+    let dev: Option<Device> = LinearVolume::new(pv.clone(), lv).ok().map(|v| Arc::new(v) as Device);
+    let info = dev.as_ref().and_then(|d| note(layout, &name, recognise(d.as_ref())));
+    let start = match lv.segments.as_slice() {
+        [(_, place, _)] => at.start.checked_add(*place),
+        _ => None,
+    };
+    layout.volumes.push(Volume {
+        name,
+        partition: at.partition,
+        start,
+        len: lv.size,
+        info,
+        dev,
+        problem: lv.problem.clone(),
+        logical_volume: true,
+    });
+}
+
+/// A failed look at one volume becomes a problem of the layout.
+fn note(layout: &mut Layout, name: &str, found: Result<Option<FsInfo>>) -> Option<FsInfo> {
+    found.unwrap_or_else(|e| {
+        layout.problems.push(format!("{name}: {e}"));
+        None
+    })
+}
