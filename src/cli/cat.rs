@@ -27,7 +27,7 @@ pub(super) struct Args {
 impl Verb for Args {
     fn run(self, out: &mut Out) -> Result<u8, Failure> {
         let (image, path) = image_and_path(&self.what)?;
-        let guest = self.guest.open(&image)?;
+        let (_held, guest) = self.guest.open(&image)?;
         let spot = guest.resolve(path.as_bytes(), true)?;
         let stat = guest.stat(spot)?;
         if stat.kind != FileType::File {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::source::{Source, snapshot_name};
+use super::source::{Held, Source, snapshot_name};
 use crate::engine::error::{Error, Result};
 use crate::engine::guest::tree::Guest;
 use crate::engine::io::Device;
@@ -24,28 +24,28 @@ pub(super) struct GuestSource {
 }
 
 impl GuestSource {
-    /// The disk of the image at `path`.
-    pub(super) fn disk(&self, path: &Path) -> Result<Device> {
-        let chain = self.source.open(path)?;
+    /// The disk of the image at `path`, held while the first of the pair lives.
+    pub(super) fn disk(&self, path: &Path) -> Result<(Held, Device)> {
+        let held = self.source.open(path)?;
         let disk = match &self.snapshot {
-            Some(which) => chain.snapshot_disk(snapshot_name(which))?,
-            None => chain.disk()?,
+            Some(which) => held.chain.snapshot_disk(snapshot_name(which))?,
+            None => held.chain.disk()?,
         };
-        Ok(Arc::new(disk))
+        Ok((held, Arc::new(disk)))
     }
 
     /// Its guest: the root filesystem, or the partition that was asked for.
-    pub(super) fn open(&self, path: &Path) -> Result<Guest> {
-        let disk = self.disk(path)?;
+    pub(super) fn open(&self, path: &Path) -> Result<(Held, Guest)> {
+        let (held, disk) = self.disk(path)?;
         if self.partition.is_some() {
-            return Guest::open_partition(&disk, self.partition);
+            return Ok((held, Guest::open_partition(&disk, self.partition)?));
         }
-        let guest = Guest::open(&disk)?;
+        let mut guest = Guest::open(&disk)?;
         // A disk that is one filesystem without a system on it (a data disk, a disc) is shown all the same.
         if guest.mounts.is_empty() && guest.layout.table.is_none() {
-            return Guest::open_partition(&disk, None);
+            guest = Guest::open_partition(&disk, None)?;
         }
-        Ok(guest)
+        Ok((held, guest))
     }
 }
 

@@ -31,7 +31,8 @@ pub(super) struct Args {
 
 impl Verb for Args {
     fn run(self, out: &mut Out) -> Result<u8, Failure> {
-        let guest = Guest::open(&self.guest.disk(&self.image)?)?;
+        let (_held, disk) = self.guest.disk(&self.image)?;
+        let guest = Guest::open(&disk)?;
         let identity = identify(&guest);
         let problems: Vec<&String> = guest.layout.problems.iter().chain(&guest.problems).collect();
         if self.output == Format::Json {

@@ -38,7 +38,7 @@ struct Row {
 impl Verb for Args {
     fn run(self, out: &mut Out) -> Result<u8, Failure> {
         let (image, path) = image_and_path(&self.what)?;
-        let guest = self.guest.open(&image)?;
+        let (_held, guest) = self.guest.open(&image)?;
         let spot = guest.resolve(path.as_bytes(), true)?;
         let stat = guest.stat(spot)?;
         let mut rows = Vec::new();
