@@ -103,6 +103,12 @@ impl JobContext {
         }
     }
 
+    /// For work that is a few units long and holds something: only whether to stop, never a pause.
+    pub fn stop_if_asked(&self) -> Result<()> {
+        self.progress.tick();
+        if self.stopping() { Err(cancelled()) } else { Ok(()) }
+    }
+
     /// Stands still until resumed, cancelled, or `over` says (asked every second) that the reason is gone.
     fn park(&self, over: impl Fn() -> bool) -> Result<()> {
         let mut gate = lock(&self.inner.gate);
