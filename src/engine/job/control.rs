@@ -262,9 +262,11 @@ impl JobContext {
     pub(super) fn set_mark(&self, mark: Mark) {
         *lock(&self.inner.mark) = Some(mark);
     }
-    /// Forgets the journal record: there is nothing left to resume.
-    pub(super) fn unmark(&self) {
-        if let Some(mark) = lock(&self.inner.mark).take() {
+    /// Lets go of the journal record at the end of the job; without `keep` it is forgotten, as there is nothing to resume.
+    pub(super) fn unmark(&self, keep: bool) {
+        if let Some(mark) = lock(&self.inner.mark).take()
+            && !keep
+        {
             mark.remove();
         }
     }

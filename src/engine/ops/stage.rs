@@ -9,7 +9,7 @@
 //!
 //! An old image of several files that is replaced loses its image file before step 2, so that it never stands on new extents.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ use crate::engine::format::write::NewFiles;
 use crate::engine::io::direct::Direct;
 use crate::engine::io::file::{FileDevice, FileId};
 use crate::engine::io::locks::{self, Guard, LockMode};
-use crate::engine::io::{ReadAt, WriteAt, WriteDevice, sys};
+use crate::engine::io::{ReadAt, WriteAt, WriteDevice};
 
 /// End of every partial file's name.
 pub const SUFFIX: &str = ".cowshed-partial";
@@ -41,7 +41,7 @@ struct Staged {
     partial: PathBuf,
     to: PathBuf,
     dev: Arc<Direct>,
-    /// Keeps QEMU off.
+    /// Keeps others off.
     _guard: Guard,
 }
 
@@ -65,9 +65,7 @@ impl Stage {
         stage.keep = true;
         for to in std::iter::once(stage.target.clone()).chain(extras.iter().map(|n| stage.folder.join(n))) {
             let partial = partial_name(&to);
-            let dev = FileDevice::open_rw(&partial)?;
-            take(&dev, &to)?;
-            let staged = staged(dev, partial, to)?;
+            let staged = staged(FileDevice::open_rw(&partial)?, partial, to)?;
             stage.files().push(staged);
         }
         Ok(stage)
@@ -97,11 +95,10 @@ impl Stage {
         }
         let partial = partial_name(&to);
         if let Ok(left) = FileDevice::open_rw(&partial) {
-            take(&left, &to)?;
+            drop(take(&left, &to)?);
             std::fs::remove_file(&partial).op("remove what an earlier attempt left").path(&partial)?;
         }
         let dev = FileDevice::create_new(&partial)?;
-        take(&dev, &to)?;
         if let Some(meta) = old.filter(std::fs::Metadata::is_file) {
             // Who could read the old file can read the new one; a filesystem without modes is no reason to stop.
             let _ = dev.file().set_permissions(meta.permissions());
@@ -117,9 +114,9 @@ impl Stage {
     pub fn target(&self) -> &Path {
         &self.target
     }
-    /// Names of the further files handed out so far.
+    /// Paths of the further files handed out so far.
     pub fn extras(&self) -> Vec<String> {
-        self.files().iter().skip(1).filter_map(|f| Some(f.to.file_name()?.to_str()?.to_string())).collect()
+        self.files().iter().skip(1).filter_map(|f| Some(f.to.to_str()?.to_string())).collect()
     }
     /// Bytes the files take on the host so far.
     pub fn allocated(&self) -> u64 {
@@ -149,7 +146,11 @@ impl Stage {
             *self.files() = files;
             return Err(e);
         }
-        File::open(&self.folder).and_then(|d| d.sync_all()).op("flush the folder").path(&self.folder)?;
+        let mut folders: Vec<&Path> = files.iter().filter_map(|f| f.to.parent()).collect();
+        folders.dedup();
+        for folder in folders.into_iter().map(|f| if f.as_os_str().is_empty() { Path::new(".") } else { f }) {
+            File::open(folder).and_then(|d| d.sync_all()).op("flush the folder").path(folder)?;
+        }
         Ok(made)
     }
 }
@@ -163,9 +164,9 @@ impl NewFiles for Stage {
         }
     }
     fn extra(&self, name: &str) -> Result<WriteDevice> {
-        let plain = Path::new(name).file_name() == Some(OsStr::new(name));
-        if !plain {
-            return Err(Error::new(ErrorKind::Internal, format!("'{name}' is no file name for a part of an image")));
+        // An extent lies beside the image; a data file lies where the option says, from the image's folder on.
+        if Path::new(name).file_name().is_none() {
+            return Err(Error::usage(format!("'{name}' is no name for a file")));
         }
         let to = self.folder.join(name);
         if let Some(f) = self.files().iter().find(|f| f.to == to) {
@@ -189,17 +190,20 @@ impl Drop for Stage {
 }
 
 fn staged(dev: FileDevice, partial: PathBuf, to: PathBuf) -> Result<Staged> {
-    let guard = locks::lock(&dev, LockMode::Resize)?;
+    let guard = take(&dev, &to)?;
     Ok(Staged { partial, to, dev: Arc::new(Direct::for_writing(dev)), _guard: guard })
 }
 
-/// Marks a partial file as being worked on.
-fn take(dev: &FileDevice, to: &Path) -> Result<()> {
-    // A filesystem without flock: two at once would then fail at the rename, which is late but harmless.
-    if sys::try_flock(dev.file()).unwrap_or(true) {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Locked, "another cowshed is making it now").op("create").path(to).hint("see `cowshed jobs list`"))
+/// Holds a partial file: off for QEMU, and for another cowshed that is asked for the same image.
+fn take(dev: &FileDevice, to: &Path) -> Result<Guard> {
+    let told = |e: Error| match e.kind() {
+        ErrorKind::Locked => Error::new(ErrorKind::Locked, format!("it is being made now: {}", e.why()))
+            .op("create")
+            .path(to)
+            .hint("see `cowshed jobs list`"),
+        _ => e,
+    };
+    locks::lock(dev, LockMode::Resize).map_err(told)
 }
 
 /// The name under which `to` is made: hidden, in the same folder, so that a rename is enough.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::Raw;
 use crate::engine::error::{Error, Result};
-use crate::engine::format::write::{CreateSpec, DiskWriter, NewFiles, OptionKind, OptionSpec};
-use crate::engine::format::{Format, Image, Source};
+use crate::engine::format::write::{CreateSpec, DiskWriter, NewFiles, OptionKind, OptionSpec, WriteSource};
+use crate::engine::format::{Format, Image};
 use crate::engine::io::WriteDevice;
 
 /// Options of `create -f raw -o`.
@@ -35,7 +35,7 @@ pub(super) fn create(spec: &CreateSpec, files: &dyn NewFiles) -> Result<Arc<dyn 
 }
 
 /// Opens a raw image for writing.
-pub(super) fn open_write(dev: WriteDevice, _: Source) -> Result<Arc<dyn DiskWriter>> {
+pub(super) fn open_write(WriteSource { dev, .. }: WriteSource) -> Result<Arc<dyn DiskWriter>> {
     let size = dev.len().into();
     Ok(Arc::new(RawWriter { dev, size }))
 }

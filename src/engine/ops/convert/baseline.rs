@@ -1,12 +1,13 @@
 //! The backing file a new image is to stand on (`-B`): what equals it need not be stored.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::source::Sources;
 use super::spec::ConvertSpec;
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, Result};
-use crate::engine::format::write::NewBacking;
+use crate::engine::format::write::{Below, NewBacking};
 use crate::engine::io::ReadAt;
 use crate::engine::io::file::FileId;
 use crate::engine::io::gate::Gate;
@@ -15,7 +16,7 @@ use crate::engine::model::{Extent, Kind};
 
 /// The disk of the backing file.
 pub(super) struct Baseline {
-    disk: Disk,
+    disk: Arc<Disk>,
     /// The same chain stands below the source, from this layer of it on.
     shared_from: Option<usize>,
 }
@@ -29,7 +30,7 @@ impl Baseline {
         let gate = spec.roots.iter().fold(Gate::around(&path), |g, r| g.allow(r)).follow(spec.follow);
         let options = OpenOptions { format: spec.backing_format, gate: Some(gate), ..OpenOptions::default() };
         let chain = Chain::open(&path, &options).op("open the backing file")?;
-        let disk = chain.disk()?;
+        let disk = Arc::new(chain.disk()?);
         let (Some(node), Some(layer)) = (chain.nodes.first(), chain.layers.first()) else {
             return Err(Error::usage("the backing file is no image").path(&path));
         };
@@ -39,6 +40,7 @@ impl Baseline {
             size: layer.size(),
             identity: node.description.identity.clone(),
             path: path.clone(),
+            disk: Some(Below(disk.clone())),
         };
         let id = FileId::of(&std::fs::metadata(&path).path(&path)?);
         // Only when the present state of one image is read: a snapshot's layers may stand for other content.
@@ -62,7 +64,7 @@ impl Baseline {
 
     /// Fills `buf` with its content; past its end there are zeros.
     pub(super) fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
-        read_padded(&self.disk, at, buf)
+        read_padded(self.disk.as_ref(), at, buf)
     }
 }
 

@@ -12,6 +12,7 @@ use super::spec::ConvertSpec;
 use super::target::Target;
 use super::verify;
 use crate::engine::error::{Error, ErrorKind, Result};
+use crate::engine::format::write::NewBacking;
 use crate::engine::job::JobContext;
 use crate::engine::ops::Outcome;
 use crate::engine::ops::pipeline::{self, Pace};
@@ -42,7 +43,7 @@ pub(super) fn run(spec: &ConvertSpec, plan: &Plan, job: &JobContext, kept: &Atom
     sources.refuse(&spec.target)?;
     let _held = sources.hold(spec.force_share)?;
     let (baseline, backing) = Baseline::open(spec, &sources)?.unzip();
-    let target = match resumed(spec, &sources, job)? {
+    let target = match resumed(spec, &sources, backing.clone(), job)? {
         Some(target) => target,
         None => Target::open(spec, &sources, sources.size(), backing)?,
     };
@@ -69,7 +70,8 @@ pub(super) fn run(spec: &ConvertSpec, plan: &Plan, job: &JobContext, kept: &Atom
         Manner { blank: target.blank, compress: spec.compress, sparse: spec.sparse, salvage: spec.salvage, digests: spec.verify };
     let copy = Copy {
         sources: &sources,
-        baseline: baseline.as_ref(),
+        // What an existing target holds is not known, so nothing of it can be taken for granted.
+        baseline: baseline.as_ref().filter(|_| target.blank),
         writer: target.writer.clone(),
         job,
         manner,
@@ -127,7 +129,7 @@ fn workers(spec: &ConvertSpec) -> usize {
 }
 
 /// The target of an earlier run, when there is one to go on with and that was asked for; says why not when there is none.
-fn resumed(spec: &ConvertSpec, sources: &Sources, job: &JobContext) -> Result<Option<Target>> {
+fn resumed(spec: &ConvertSpec, sources: &Sources, backing: Option<NewBacking>, job: &JobContext) -> Result<Option<Target>> {
     if !spec.resume {
         return Ok(None);
     }
@@ -135,7 +137,7 @@ fn resumed(spec: &ConvertSpec, sources: &Sources, job: &JobContext) -> Result<Op
         None => "no earlier run of it is in the journal".to_string(),
         Some((durable, state)) => match check(spec, sources, &state) {
             Err(why) => why,
-            Ok(state) => match Target::resume(spec, sources, &state.extras, durable) {
+            Ok(state) => match Target::resume(spec, sources, backing, &state.extras, durable) {
                 Ok(target) => {
                     job.log(format!("goes on at {durable}, where an earlier run was durable"));
                     job.progress.add_skipped(durable);

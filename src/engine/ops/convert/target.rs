@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use super::source::Sources;
 use super::spec::ConvertSpec;
+use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Source;
-use crate::engine::format::write::{CreateSpec, DiskWriter, NewBacking, NewFiles};
+use crate::engine::format::write::{Below, CreateSpec, DiskWriter, NewBacking, NewFiles, OpenOther, WriteSource};
+use crate::engine::io::WriteDevice;
 use crate::engine::io::direct::Direct;
 use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::locks::{self, Guard, LockMode};
-use crate::engine::io::WriteDevice;
 use crate::engine::ops::stage::Stage;
 
 /// The target of a running conversion.
@@ -46,6 +47,11 @@ impl NewFiles for InPlace {
 impl Target {
     /// Makes or opens the target of `spec`, for a disk of `size` bytes.
     pub(super) fn open(spec: &ConvertSpec, sources: &Sources, size: u64, backing: Option<NewBacking>) -> Result<Target> {
+        if spec.compress && !spec.format.entry().caps.compression {
+            return Err(Error::unsupported(format!("{} images cannot store data compressed", spec.format))
+                .op("convert")
+                .hint("leave out -c, or choose qcow2"));
+        }
         if spec.in_place {
             return Target::existing(spec, size);
         }
@@ -78,9 +84,17 @@ impl Target {
             .entry()
             .open_write
             .ok_or_else(|| Error::unsupported(format!("cowshed does not write into {} images", spec.format)))?;
+        // What it stands on is read through while it is written; the image itself is opened once more below, locked.
+        let gate = spec.roots.iter().fold(Gate::around(&spec.target), |g, r| g.allow(r)).follow(spec.follow);
+        let options = OpenOptions { format: Some(spec.format), gate: Some(gate.clone()), ..OpenOptions::default() };
+        let chain = Chain::open(&spec.target, &options)?;
+        chain.disk()?;
+        let layers = chain.layers.get(1..).unwrap_or_default().to_vec();
+        let below = (!layers.is_empty()).then(|| Below(Arc::new(Disk::new(layers))));
         let (dev, guard) = device(&spec.target)?;
-        let source = Source { dev: dev.clone(), path: spec.target.clone(), gate: Gate::around(&spec.target) };
-        let writer = open(dev.clone(), source).path(&spec.target)?;
+        let source = Source { dev: dev.clone(), path: spec.target.clone(), gate: gate.clone() };
+        let other: OpenOther = Arc::new(move |from, name| Ok(Arc::new(Direct::for_writing(gate.open_rw(from, name)?))));
+        let writer = open(WriteSource { dev: dev.clone(), source, below, other }).path(&spec.target)?;
         if writer.size() < size {
             return Err(Error::usage(format!("the target holds {} bytes and {size} are to be written", writer.size()))
                 .op("convert")
@@ -91,7 +105,13 @@ impl Target {
     }
 
     /// What an earlier run of the same conversion left, going on at guest byte `from`.
-    pub(super) fn resume(spec: &ConvertSpec, sources: &Sources, extras: &[String], from: u64) -> Result<Target> {
+    pub(super) fn resume(
+        spec: &ConvertSpec,
+        sources: &Sources,
+        backing: Option<NewBacking>,
+        extras: &[String],
+        from: u64,
+    ) -> Result<Target> {
         let open = spec
             .format
             .entry()
@@ -101,7 +121,8 @@ impl Target {
         let stage = Stage::resume(&spec.target, extras, sources.ids())?;
         let dev = stage.image();
         let source = Source { dev: dev.clone(), path: stage.partial(), gate: Gate::around(&spec.target) };
-        let writer = open(dev, source)?;
+        let below = backing.and_then(|b| b.disk);
+        let writer = open(WriteSource { below, ..WriteSource::alone(dev, source) })?;
         Ok(Target { writer, blank: true, from, place: Place::New(Box::new(stage)) })
     }
 
