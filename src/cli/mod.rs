@@ -58,6 +58,7 @@ macro_rules! verbs {
 // Each line: the file, and the verb as clap's variant.
 verbs! {
     cat Cat,
+    check Check,
     compare Compare,
     convert Convert,
     formats Formats,

@@ -5,6 +5,7 @@
 
 pub mod amazon;
 pub mod blocks;
+pub mod check;
 pub mod cow;
 pub mod crypto;
 pub mod front;

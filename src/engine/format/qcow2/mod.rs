@@ -12,6 +12,7 @@ pub mod allocation;
 pub mod bitmaps;
 pub mod block;
 pub mod cache;
+pub mod check;
 pub mod compression;
 pub mod create;
 pub mod describe;
@@ -54,6 +55,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
         encryption: true,
         sparse: true,
         resize: true,
+        check: true,
         ..Caps::NONE
     },
     guide: Guide {
