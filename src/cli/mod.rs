@@ -142,10 +142,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
 
 /// Opens the workbench on `roots`.
 fn workbench(roots: &[PathBuf]) -> Result<u8, Failure> {
-    let _ = roots;
-    Err(crate::engine::error::Error::unsupported("the workbench is not built into this program yet")
-        .hint("cowshed --help lists the verbs")
-        .into())
+    Ok(crate::term::run(crate::app::Options { roots: roots.to_vec(), ..Default::default() })?)
 }
 
 #[cfg(test)]
