@@ -11,7 +11,7 @@ use cowshed::engine::io::ReadAt;
 use cowshed::engine::io::file::FileDevice;
 use cowshed::engine::model::Kind;
 
-use crate::common::{dir, noise, qemu_img, qemu_io, s, text};
+use crate::common::{content, dir, noise, qemu_content, qemu_img, qemu_io, s, text};
 
 const SUBFORMATS: [&str; 5] =
     ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "streamOptimized"];
@@ -27,20 +27,9 @@ fn read_range(chain: &Chain, offset: u64, len: usize) -> Vec<u8> {
     out
 }
 
-/// Everything a guest sees.
-fn content(path: &Path) -> Vec<u8> {
-    let chain = open(path);
-    let len = chain.disk().unwrap().len() as usize;
-    read_range(&chain, 0, len)
-}
-
 /// What `qemu-img convert` makes of it.
 fn oracle(path: &Path) -> Vec<u8> {
-    let out = path.with_extension("oracle");
-    qemu_img(&format!("convert -f vmdk -O raw {} {}", s(path), s(&out)));
-    let bytes = std::fs::read(&out).unwrap();
-    std::fs::remove_file(out).unwrap();
-    bytes
+    qemu_content("vmdk", path)
 }
 
 #[track_caller]

@@ -177,12 +177,6 @@ pub trait DiskWriter: Send + Sync {
     /// The unit in which it allocates (cluster, grain, block), in bytes; writes aligned to it are cheapest.
     fn unit(&self) -> u64;
 
-    /// Tells what lies below this layer (its backing chain as a disk): a unit that is written in part takes the rest from there when
-    /// the layer does not hold it. An image with a backing file refuses such a write until it is told; one without takes zeros.
-    fn set_below(&self, below: Device) {
-        let _ = below;
-    }
-
     /// Writes guest bytes. Several threads may write different ranges at once.
     fn write(&self, offset: u64, data: &[u8]) -> Result<()>;
 
@@ -193,6 +187,19 @@ pub trait DiskWriter: Send + Sync {
     /// without compression say `Unsupported`.
     fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<()> {
         let _ = (offset, data);
+        Err(Error::unsupported("this format does not store compressed data"))
+    }
+
+    /// Compresses one unit without storing it, so that several threads may prepare what one thread then hands to
+    /// [`DiskWriter::write_packed`] in order. Only for [`DiskWriter::sequential`] writers; others compress in `write_compressed`.
+    fn pack(&self, data: &[u8]) -> Result<Vec<u8>> {
+        let _ = data;
+        Err(Error::unsupported("this format does not store compressed data"))
+    }
+
+    /// Stores what [`DiskWriter::pack`] made of the unit at `offset`.
+    fn write_packed(&self, offset: u64, packed: &[u8]) -> Result<()> {
+        let _ = (offset, packed);
         Err(Error::unsupported("this format does not store compressed data"))
     }
 

@@ -306,10 +306,10 @@ pub const FEATURE_NAMES: &[(u8, u8, &str)] = &[
 ];
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
 
-    pub(crate) fn sample() -> Header {
+    fn sample() -> Header {
         Header {
             version: 3,
             backing_offset: 0x200,

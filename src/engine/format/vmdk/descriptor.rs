@@ -105,6 +105,20 @@ impl Descriptor {
 /// The parent CID of a disk that stands alone.
 pub(super) const NO_PARENT: u32 = 0xffff_ffff;
 
+/// Where the digits of the CID stand in the raw text.
+pub(super) fn cid_digits(bytes: &[u8]) -> Option<std::ops::Range<usize>> {
+    let bytes = crate::engine::io::bytes::until_nul(bytes);
+    let mut at = 0;
+    for line in bytes.split(|&b| b == b'\n' || b == b'\r') {
+        if line.get(..4).is_some_and(|k| k.eq_ignore_ascii_case(b"CID=")) {
+            let digits = line.get(4..)?.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+            return (digits > 0).then_some(at + 4..at + 4 + digits);
+        }
+        at += line.len() + 1;
+    }
+    None
+}
+
 /// Whether the first bytes of a file are a text descriptor, and why.
 pub(super) fn looks_like_one(head: &[u8]) -> Option<String> {
     let head = head.get(..head.len().min(4096))?;
@@ -246,6 +260,13 @@ mod tests {
     fn names_in_windows_1252_keep_their_letters() {
         let d = Descriptor::parse(b"RW 1 FLAT \"\xe4\x80.vmdk\" 0").unwrap();
         assert_eq!(d.extents.first().and_then(|e| e.file.as_deref()), Some("ä€.vmdk"));
+    }
+
+    #[test]
+    fn the_cid_is_found_where_it_stands() {
+        let text = b"# x\r\nparentCID=ffffffff\r\nCID=31ca209\r\n";
+        assert_eq!(cid_digits(text).and_then(|r| text.get(r)), Some(&b"31ca209"[..]));
+        assert_eq!(cid_digits(b"parentCID=1\nCID=\n\0CID=1"), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The extents of a disk: which file each lies in, what sort it is, and how a guest range of it is found.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -133,9 +133,13 @@ impl Part {
     }
 }
 
+/// Opens the file called so; the flag says that some extent in it may be written. Asked once for each name.
+pub(super) type OpenFile<'a> = dyn FnMut(&str, bool) -> Result<Device> + 'a;
+
 /// Opens the extents that a text descriptor names.
 pub(super) struct Opener<'a> {
     source: &'a Source,
+    open: &'a mut OpenFile<'a>,
     /// The image file, then every extent file.
     pub(super) files: Vec<Device>,
     /// What a person should know.
@@ -143,19 +147,23 @@ pub(super) struct Opener<'a> {
     /// Some extent was not closed properly.
     pub(super) unclean: bool,
     pages: Arc<Pages>,
-    known: HashMap<PathBuf, usize>,
+    known: HashMap<String, usize>,
+    /// Files with an extent that a guest may write.
+    writable: HashSet<String>,
 }
 
 impl<'a> Opener<'a> {
-    /// Opens extents on behalf of the image that `source` is.
-    pub(super) fn new(source: &'a Source) -> Self {
+    /// Opens extents on behalf of the image that `source` is, by means of `open`.
+    pub(super) fn new(source: &'a Source, open: &'a mut OpenFile<'a>) -> Self {
         Opener {
             source,
+            open,
             files: vec![source.dev.clone()],
             warnings: Vec::new(),
             unclean: false,
             pages: Arc::default(),
             known: HashMap::new(),
+            writable: HashSet::new(),
         }
     }
 
@@ -174,6 +182,9 @@ impl<'a> Opener<'a> {
     pub(super) fn parts(&mut self, lines: &[ExtentLine]) -> Result<Vec<Part>> {
         let mut parts = Vec::with_capacity(lines.len());
         let mut start = 0u64;
+        for line in lines.iter().filter(|l| l.access == Access::ReadWrite) {
+            self.writable.extend(line.file.clone());
+        }
         for line in lines {
             let len = line.sectors.saturating_mul(SECTOR);
             let end = start.checked_add(len).filter(|&e| e <= i64::MAX as u64);
@@ -244,17 +255,16 @@ impl<'a> Opener<'a> {
             .path(&self.source.path)
             .hint("put the file beside the descriptor and its plain name into it"));
         }
-        let path = self.source.gate.locate(&self.source.path, name)?;
-        if let Some((&index, dev)) = self.known.get(&path).and_then(|i| Some((i, self.files.get(*i)?))) {
+        if let Some((&index, dev)) = self.known.get(name).and_then(|i| Some((i, self.files.get(*i)?))) {
             return Ok((index, dev.clone()));
         }
         if self.files.len() > MAX_FILES {
             return Err(Error::unsupported(format!("the disk consists of more than {MAX_FILES} files")));
         }
-        let dev: Device = Arc::new(self.source.gate.open(&self.source.path, name)?);
+        let dev = (self.open)(name, self.writable.contains(name))?;
         let index = self.files.len();
         self.files.push(dev.clone());
-        self.known.insert(path, index);
+        self.known.insert(name.to_string(), index);
         Ok((index, dev))
     }
 }

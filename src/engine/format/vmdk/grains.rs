@@ -62,6 +62,8 @@ pub(super) struct Geometry {
     pub(super) entries: Entries,
     /// The way grains are stored.
     pub(super) packing: Packing,
+    /// The writer knows how to change it.
+    pub(super) writable: bool,
 }
 
 /// What an entry says.
@@ -128,6 +130,8 @@ impl Geometry {
         match self.redundant.filter(|&r| fits(r)) {
             Some(r) => {
                 self.directory = r;
+                // A writer must not go on as if nothing were wrong.
+                self.writable = false;
                 Ok(Some("the grain directory lies outside the file; the redundant one is used".to_string()))
             }
             None => Err(Error::new(
@@ -340,6 +344,42 @@ impl Grains {
             }
             None => Err(Error::new(ErrorKind::Internal, "a read past the end of a grain")),
         }
+    }
+}
+
+/// For the writer: the tables of hosted sparse extents, changed through the shared cache.
+impl Grains {
+    /// Which of the image's files it is in.
+    pub(super) fn file(&self) -> usize {
+        self.file
+    }
+    /// The cache of its tables.
+    pub(super) fn pages(&self) -> &Arc<Pages> {
+        &self.pages
+    }
+    /// The directories there are: the primary one, and the redundant one.
+    pub(super) fn directories(&self) -> impl Iterator<Item = u64> {
+        let g = &self.geometry;
+        std::iter::once(g.directory).chain(g.redundant.filter(|&r| r != g.directory))
+    }
+    /// Where table `index` of `directory` is; `None` when there is none yet. No fallback: a writer must not build on a guess.
+    pub(super) fn table_of(&self, directory: u64, index: u64) -> Result<Option<u64>> {
+        self.table_in(directory, index, self.dev.len())
+    }
+    /// Sets 32-bit entries from byte `offset` of the file on; `entries` are their values.
+    pub(super) fn set_entries(&self, offset: u64, entries: &[u32]) -> Result<()> {
+        // A run may cross a page of the cache; sectors never do.
+        let mut at = offset;
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let room = (SECTOR - at % SECTOR) / 4;
+            let (now, later) = rest.split_at(rest.len().min(room as usize));
+            let bytes: Vec<u8> = now.iter().flat_map(|e| e.to_le_bytes()).collect();
+            self.pages.change(self.file, self.dev.as_ref(), at, &bytes)?;
+            at += bytes.len() as u64;
+            rest = later;
+        }
+        Ok(())
     }
 }
 

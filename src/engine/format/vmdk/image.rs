@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::describe;
 use super::descriptor::Descriptor;
-use super::extent::{Opener, Part, Sparse, Storage};
+use super::extent::{OpenFile, Opener, Part, Sparse, Storage};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::{Format, Image, Source};
 use crate::engine::io::{Device, read_padded, read_vec};
@@ -14,16 +14,29 @@ use crate::engine::model::{BackingRef, Description, Kind, Mapping, ParentIdentit
 
 /// A VMware disk, open for reading.
 pub(super) struct Vmdk {
-    parts: Vec<Part>,
-    files: Vec<Device>,
-    size: u64,
-    backing: Option<BackingRef>,
-    description: Arc<Description>,
+    /// Its extents in guest order.
+    pub(super) parts: Vec<Part>,
+    /// The image file, then every extent file.
+    pub(super) files: Vec<Device>,
+    /// Guest bytes.
+    pub(super) size: u64,
+    /// Its parent.
+    pub(super) backing: Option<BackingRef>,
+    /// What it says of itself.
+    pub(super) description: Arc<Description>,
+    /// Where the text descriptor is in the image file, and how long it may be there; `None` when there is none.
+    pub(super) text: Option<(u64, u64)>,
+}
+
+/// Opens a disk for reading; extents through the gate.
+pub(super) fn open(source: Source) -> Result<Arc<dyn Image>> {
+    let image = load(&source, &mut |name, _| Ok(Arc::new(source.gate.open(&source.path, name)?)))?;
+    Ok(Arc::new(image))
 }
 
 /// Opens a disk through its text descriptor, through a file that embeds one, or an extent alone.
-pub(super) fn open(source: Source) -> Result<Arc<dyn Image>> {
-    let mut opener = Opener::new(&source);
+pub(super) fn load<'a>(source: &'a Source, open: &'a mut OpenFile<'a>) -> Result<Vmdk> {
+    let mut opener = Opener::new(source, open);
     let (descriptor, parts, own) = match Sparse::open(&source.dev)? {
         Some(sparse) => {
             let text = match &sparse {
@@ -69,11 +82,16 @@ pub(super) fn open(source: Source) -> Result<Arc<dyn Image>> {
             (text, parts, None)
         }
     };
+    let text = match &own {
+        None => Some((0, source.dev.len())),
+        Some(Sparse::Hosted(o)) if !o.descriptor.is_empty() => Some((o.descriptor_at, o.descriptor.len() as u64)),
+        Some(_) => None,
+    };
     let (files, warnings, unclean) = (opener.files, opener.warnings, opener.unclean);
     let backing = backing(&descriptor, &source.path);
     let description = describe::describe(&descriptor, &parts, own.as_ref(), warnings, unclean);
     let size = parts.last().map_or(0, |p| p.start + p.len);
-    Ok(Arc::new(Vmdk { parts, files, size, backing, description: Arc::new(description) }))
+    Ok(Vmdk { parts, files, size, backing, description: Arc::new(description), text })
 }
 
 /// The parent: as the hint spells it, then by its last name beside the child, where VMware looks too.

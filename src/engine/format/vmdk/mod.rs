@@ -11,16 +11,23 @@
 //!  CID, parent                                   (cached pages; redundant copy)
 //! ```
 
+mod compose;
 mod cowd;
+mod create;
 mod describe;
 mod descriptor;
 mod extent;
 mod grains;
+mod hosted;
 mod image;
+mod options;
 mod pages;
+mod resize;
 mod sesparse;
 mod sparse;
 mod stream;
+mod streamout;
+mod writer;
 
 use super::probe::{Match, Probe};
 use super::{Caps, Format, FormatEntry, Guide};
@@ -33,7 +40,17 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "vmdk",
     title: "VMware virtual disk",
     extensions: &["vmdk"],
-    caps: Caps { read: true, backing: true, compression: true, encryption: true, sparse: true, ..Caps::NONE },
+    caps: Caps {
+        read: true,
+        write: true,
+        create: true,
+        backing: true,
+        compression: true,
+        encryption: true,
+        sparse: true,
+        resize: true,
+        ..Caps::NONE
+    },
     guide: Guide {
         what: "A text descriptor and one or more extents, flat or sparse; in the commonest kinds all in one file. Snapshots of a VM \
             are child disks that know their parent by its content id.",
@@ -44,9 +61,9 @@ pub static ENTRY: FormatEntry = FormatEntry {
     },
     probe,
     open: image::open,
-    options: &[],
-    create: None,
-    open_write: None,
+    options: options::OPTIONS,
+    create: Some(create::create),
+    open_write: Some(writer::open_write),
 };
 
 fn probe(p: &Probe<'_>) -> Option<Match> {

@@ -76,6 +76,26 @@ impl Header {
         })
     }
 
+    /// The sector that holds these fields.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut b = Vec::with_capacity(SECTOR as usize);
+        b.extend(MAGIC);
+        b.extend(self.version.to_le_bytes());
+        b.extend(self.flags.to_le_bytes());
+        for field in [self.capacity, self.grain, self.descriptor.0, self.descriptor.1] {
+            b.extend(field.to_le_bytes());
+        }
+        b.extend(self.per_table.to_le_bytes());
+        for field in [self.redundant, self.directory, self.overhead] {
+            b.extend(field.to_le_bytes());
+        }
+        b.push(self.unclean);
+        b.extend(self.newlines);
+        b.extend(self.algorithm.to_le_bytes());
+        b.resize(SECTOR as usize, 0);
+        b
+    }
+
     /// Grains are compressed.
     pub(super) fn compressed(&self) -> bool {
         self.algorithm == 1
@@ -108,6 +128,8 @@ impl Header {
                 true => Packing::Deflate { markers: self.flags & MARKERS != 0 },
                 false => Packing::Plain,
             },
+            // Version 3 may carry change tracking, which a writer would have to keep.
+            writable: self.version < 3,
         })
     }
 
@@ -137,6 +159,8 @@ pub(super) struct Opened {
     pub(super) has_footer: bool,
     /// The embedded descriptor, empty when there is none.
     pub(super) descriptor: Vec<u8>,
+    /// Byte where that begins.
+    pub(super) descriptor_at: u64,
 }
 
 /// Reads header, footer and embedded descriptor.
@@ -150,17 +174,17 @@ pub(super) fn open(dev: &dyn ReadAt) -> Result<Opened> {
         0 => front.descriptor,
         _ => header.descriptor,
     };
-    let descriptor = match (start, sectors) {
-        (0, _) | (_, 0) => Vec::new(),
+    let (descriptor_at, descriptor) = match (start, sectors) {
+        (0, _) | (_, 0) => (0, Vec::new()),
         (start, sectors) => {
             let (at, len) = start
                 .checked_mul(SECTOR)
                 .zip(sectors.checked_mul(SECTOR))
                 .ok_or_else(|| Error::corrupt("the embedded descriptor is out of reach").op("read the sparse header"))?;
-            read_vec(dev, at, len, MAX_DESCRIPTOR).op("read the embedded descriptor")?
+            (at, read_vec(dev, at, len, MAX_DESCRIPTOR).op("read the embedded descriptor")?)
         }
     };
-    Ok(Opened { header, has_footer, descriptor })
+    Ok(Opened { header, has_footer, descriptor, descriptor_at })
 }
 
 /// The footer: a header in the last sector but one, a footer marker before it and the end-of-stream marker after it. Files that

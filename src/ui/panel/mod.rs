@@ -1,8 +1,0 @@
-//! The screens' panels, one file each.
-
-pub mod detail;
-pub mod guide;
-pub mod image;
-pub mod jobs;
-pub mod library;
-pub mod map;
