@@ -6,6 +6,7 @@
 
 mod failure;
 mod guest;
+mod job;
 mod names;
 mod options;
 mod out;
@@ -57,7 +58,9 @@ macro_rules! verbs {
 // Each line: the file, and the verb as clap's variant.
 verbs! {
     cat Cat,
+    check Check,
     compare Compare,
+    convert Convert,
     formats Formats,
     info Info,
     inspect Inspect,
@@ -96,9 +99,24 @@ struct Common {
     quiet: bool,
 }
 
+/// `--progress json` as one word: qemu-img's `--progress` takes no value, so the word after it may as well be a file.
+fn join_progress(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut out: Vec<OsString> = Vec::new();
+    for arg in args {
+        match out.last_mut() {
+            Some(last) if last == "--progress" && (arg == "json" || arg == "bar") => {
+                last.push("=");
+                last.push(arg);
+            }
+            _ => out.push(arg),
+        }
+    }
+    out
+}
+
 /// Runs the command line `args` (the program's name first). The exit code, or the failure to report.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
-    let args: Vec<OsString> = args.into_iter().collect();
+    let args = join_progress(args);
     let cli = match Cli::command().try_get_matches_from(&args).and_then(|m| Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(e) if !e.use_stderr() => {
@@ -124,10 +142,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
 
 /// Opens the workbench on `roots`.
 fn workbench(roots: &[PathBuf]) -> Result<u8, Failure> {
-    let _ = roots;
-    Err(crate::engine::error::Error::unsupported("the workbench is not built into this program yet")
-        .hint("cowshed --help lists the verbs")
-        .into())
+    Ok(crate::term::run(crate::app::Options { roots: roots.to_vec(), ..Default::default() })?)
 }
 
 #[cfg(test)]

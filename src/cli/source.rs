@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::engine::chain::{Chain, OpenOptions};
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Format;
+use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::locks::{Guard, LockMode, LockState, lock, state};
 use crate::engine::units::printable;
@@ -62,6 +63,13 @@ impl Source {
     /// How to open the image at `path`.
     pub(super) fn options(&self, path: &Path) -> Result<OpenOptions> {
         self.access.options(path, self.format.as_deref())
+    }
+    /// Holds the file at `path` alone, for verbs that look at one layer. Errors: another process is writing it.
+    pub(super) fn open_top(&self, path: &Path) -> Result<(FileDevice, Guard)> {
+        let file = FileDevice::open(path)?;
+        let mode = if self.access.force_share { LockMode::Shared } else { LockMode::Read };
+        let guard = lock(&file, mode).map_err(|e| e.hint("-U looks at it all the same; what is shown may be stale"))?;
+        Ok((file, guard))
     }
 }
 

@@ -25,9 +25,9 @@ pub fn qemu_img(line: &str) -> String {
     String::from_utf8_lossy(&run("qemu-img", &line.split(' ').filter(|w| !w.is_empty()).collect::<Vec<_>>()).stdout).into_owned()
 }
 
-/// Runs `qemu-io -f FORMAT FILE -c COMMAND…`.
+/// Runs `qemu-io -f FORMAT FILE -c COMMAND…`. Nothing is synced to the disk: that would be most of a test's time.
 pub fn qemu_io(format: &str, file: &Path, commands: &[&str]) {
-    let mut args = vec!["-f".to_string(), format.to_string()];
+    let mut args = ["-t", "unsafe", "-f", format].map(String::from).to_vec();
     for c in commands {
         args.extend(["-c".to_string(), (*c).to_string()]);
     }
@@ -108,4 +108,99 @@ pub fn qemu_content(format: &str, path: &Path) -> Vec<u8> {
     let all = std::fs::read(&raw).expect("qemu-img has written it");
     std::fs::remove_file(raw).expect("it can be removed");
     all
+}
+
+/// Makes a new image in one file with the engine's own writer, on `parent` (its chain) if there is one.
+pub fn create(
+    format: cowshed::engine::format::Format,
+    path: &Path,
+    size: u64,
+    options: &[(&str, &str)],
+    parent: Option<&Path>,
+) -> std::sync::Arc<dyn cowshed::engine::format::write::DiskWriter> {
+    use cowshed::engine::format::write::{Below, CreateSpec, NewBacking, NewFiles};
+    use cowshed::engine::io::{WriteDevice, file::FileDevice};
+    struct OneFile(WriteDevice);
+    impl NewFiles for OneFile {
+        fn image(&self) -> WriteDevice {
+            self.0.clone()
+        }
+        fn extra(&self, name: &str) -> cowshed::engine::error::Result<WriteDevice> {
+            panic!("an image in one file asked for {name}")
+        }
+    }
+    let backing = parent.map(|p| {
+        let chain = cowshed::engine::chain::Chain::open(p, &Default::default()).unwrap_or_else(|e| panic!("{e}"));
+        let disk = std::sync::Arc::new(chain.disk().unwrap_or_else(|e| panic!("{e}")));
+        NewBacking {
+            name: p.file_name().expect("a file").to_string_lossy().into_owned(),
+            path: p.to_path_buf(),
+            format: chain.nodes[0].format.expect("it was opened"),
+            size: cowshed::engine::io::ReadAt::len(disk.as_ref()),
+            identity: chain.nodes[0].description.identity.clone(),
+            disk: Some(Below(disk)),
+        }
+    });
+    let spec = CreateSpec {
+        size,
+        options: options.iter().map(|(k, v)| ((*k).to_string(), (*v).to_string())).collect(),
+        backing,
+        file_name: path.file_name().expect("a file").to_string_lossy().into_owned(),
+    };
+    let _ = std::fs::remove_file(path);
+    let file = OneFile(std::sync::Arc::new(FileDevice::create_new(path).unwrap_or_else(|e| panic!("{e}"))));
+    format.entry().create.expect("the format can be created")(&spec, &file).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Opens an image in one file for writing with the engine's own writer; one with a parent finds it in its chain.
+pub fn open_writer(path: &Path) -> std::sync::Arc<dyn cowshed::engine::format::write::DiskWriter> {
+    use cowshed::engine::chain::{Chain, Disk};
+    use cowshed::engine::format::{Source, write::WriteSource};
+    use cowshed::engine::io::{file::FileDevice, gate::Gate};
+    let chain = Chain::open(path, &Default::default()).unwrap_or_else(|e| panic!("{e}"));
+    let dev = std::sync::Arc::new(FileDevice::open_rw(path).unwrap_or_else(|e| panic!("{e}")));
+    let source = Source { dev: dev.clone(), path: path.to_path_buf(), gate: Gate::around(path) };
+    let open = chain.nodes[0].format.and_then(|f| f.entry().open_write).expect("the format can be written");
+    let writer = open(WriteSource::alone(dev, source)).unwrap_or_else(|e| panic!("{e}"));
+    if chain.layers.len() > 1 {
+        writer.set_below(std::sync::Arc::new(Disk::new(chain.layers[1..].to_vec())));
+    }
+    writer
+}
+
+/// Random changes to the image at `path` (resizes to `sizes` among them), made by the engine's writer and kept in a model; calls
+/// `check` every few changes with what the disk must hold.
+pub fn change_at_random(path: &Path, seed: u64, count: usize, sizes: &[u64], check: &dyn Fn(&[u8])) {
+    let mut model = content(path);
+    let random = noise(seed, count * 8);
+    for (round, chunk) in random.chunks(40).enumerate() {
+        let writer = open_writer(path);
+        for r in chunk.chunks_exact(8) {
+            let size = model.len() as u64;
+            let at = size * u64::from(u16::from_le_bytes([r[0], r[1]])) / 65536;
+            let len = (u64::from(u16::from_le_bytes([r[2], r[3]])) * if r[4] & 1 == 0 { 1 } else { 40 }).min(size - at);
+            let range = at as usize..(at + len) as usize;
+            match r[5] % 8 {
+                0..=3 => {
+                    let data = noise(u64::from(r[6]) + 1, len as usize);
+                    writer.write(at, &data).unwrap_or_else(|e| panic!("{e}"));
+                    model[range].copy_from_slice(&data);
+                }
+                4 | 5 => {
+                    writer.write_zeroes(at, len).unwrap_or_else(|e| panic!("{e}"));
+                    model[range].fill(0);
+                }
+                6 if !sizes.is_empty() => {
+                    let size = sizes[usize::from(r[7]) % sizes.len()];
+                    writer.resize(size).unwrap_or_else(|e| panic!("{e}"));
+                    model.resize(size as usize, 0);
+                }
+                _ => writer.flush().unwrap_or_else(|e| panic!("{e}")),
+            }
+        }
+        writer.finish().unwrap_or_else(|e| panic!("{e}"));
+        drop(writer);
+        assert!(content(path) == model, "round {round}");
+        check(&model);
+    }
 }

@@ -1,1 +1,215 @@
-//! (being built)
+//! The job engine through its public face: states, pause, cancel, per-image locking, panics, the journal.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use cowshed::engine::format::Format;
+use cowshed::engine::job::{JobEdge, JobId, JobState, Journal, Runner, RunnerOptions, SubmitOptions};
+use cowshed::engine::ops::JobSpec;
+use cowshed::engine::ops::convert::ConvertSpec;
+
+use crate::common::*;
+
+type Edges = Arc<Mutex<Vec<JobEdge>>>;
+
+fn runner(options: RunnerOptions) -> (Runner, Edges) {
+    let edges: Edges = Arc::default();
+    let seen = edges.clone();
+    (Runner::new(options, move |e| seen.lock().unwrap().push(e)), edges)
+}
+
+fn states(edges: &Edges, id: JobId) -> Vec<JobState> {
+    edges.lock().unwrap().iter().filter(|e| e.id == id).map(|e| e.state).collect()
+}
+
+fn convert(source: &Path, target: &Path, rate: Option<u64>) -> JobSpec {
+    let mut spec = ConvertSpec::new(source, target, Format::Raw);
+    spec.source_format = Some(Format::Raw);
+    spec.rate = rate;
+    JobSpec::Convert(spec)
+}
+
+fn until(what: &str, mut is: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !is() {
+        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    start.elapsed()
+}
+
+fn state(runner: &Runner, id: JobId) -> JobState {
+    runner.view(id).unwrap().state
+}
+
+const WAIT: Duration = Duration::from_secs(30);
+
+#[test]
+fn from_queued_to_done() {
+    let dir = dir();
+    let (src, out) = (dir.path().join("src"), dir.path().join("out"));
+    std::fs::write(&src, noise(1, 5 << 20)).unwrap();
+    let (runner, edges) = runner(RunnerOptions::default());
+    let id = runner.submit(convert(&src, &out, None), SubmitOptions::default());
+    let view = runner.wait(id, WAIT).unwrap();
+    assert_eq!((view.state, view.progress.percent), (JobState::Done, 100.0));
+    assert_eq!(view.progress.read, 5 << 20);
+    use JobState::*;
+    assert_eq!(states(&edges, id), [Queued, Running, Finishing, Done]);
+    assert_eq!(view.plan.unwrap().read_bytes, 5 << 20);
+    assert!(!runner.log(id).is_empty());
+}
+
+#[test]
+fn pauses_within_a_second_and_goes_on() {
+    let dir = dir();
+    let (src, out) = (dir.path().join("src"), dir.path().join("out"));
+    let bytes = noise(1, 24 << 20);
+    std::fs::write(&src, &bytes).unwrap();
+    let (runner, edges) = runner(RunnerOptions::default());
+    let id = runner.submit(convert(&src, &out, Some(16 << 20)), SubmitOptions::default());
+    until("some progress", || runner.view(id).unwrap().progress.written > 0);
+    runner.pause(id);
+    let took = until("paused", || state(&runner, id) == JobState::Paused);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    std::thread::sleep(Duration::from_millis(600));
+    let before = runner.view(id).unwrap().progress;
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(runner.view(id).unwrap().progress.written, before.written, "it goes on while paused");
+    assert!(!out.exists());
+    runner.set_limit(id, 0);
+    runner.resume(id);
+    assert_eq!(runner.wait(id, WAIT).unwrap().state, JobState::Done);
+    assert!(std::fs::read(&out).unwrap() == bytes);
+    use JobState::*;
+    assert_eq!(states(&edges, id), [Queued, Running, Paused, Running, Finishing, Done]);
+}
+
+#[test]
+fn cancelled_it_leaves_nothing() {
+    let dir = dir();
+    let (src, out) = (dir.path().join("src"), dir.path().join("out"));
+    std::fs::write(&src, noise(1, 24 << 20)).unwrap();
+    let (runner, edges) = runner(RunnerOptions::default());
+    let id = runner.submit(convert(&src, &out, Some(8 << 20)), SubmitOptions::default());
+    until("some progress", || runner.view(id).unwrap().progress.written > 0);
+    assert!(runner.cancel(id));
+    assert_eq!(runner.wait(id, WAIT).unwrap().state, JobState::Cancelled);
+    use JobState::*;
+    assert_eq!(states(&edges, id), [Queued, Running, Cancelling, Cancelled]);
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["src"]);
+    assert!(!runner.cancel(id), "it is over");
+}
+
+#[test]
+fn a_writer_excludes_others_and_the_waiting_job_says_so() {
+    let dir = dir();
+    let (src, out, third) = (dir.path().join("src"), dir.path().join("out"), dir.path().join("third"));
+    std::fs::write(&src, noise(1, 16 << 20)).unwrap();
+    std::fs::write(&out, b"old").unwrap();
+    let (runner, _) = runner(RunnerOptions { parallel: 4, ..RunnerOptions::default() });
+    let first = runner.submit(convert(&src, &out, Some(8 << 20)), SubmitOptions::default());
+    until("running", || state(&runner, first) == JobState::Running);
+    let second = runner.submit(convert(&out, &third, None), SubmitOptions::default());
+    let reader = runner.submit(convert(&src, &dir.path().join("fourth"), None), SubmitOptions::default());
+    until("a reason", || runner.view(second).unwrap().why.is_some());
+    let why = runner.view(second).unwrap().why.unwrap();
+    assert!(why.contains(&format!("waits for job {first}")) && why.contains("writes"), "{why}");
+    // Readers share.
+    assert_eq!(runner.wait(reader, WAIT).unwrap().state, JobState::Done);
+    assert!(!state(&runner, first).is_over() && state(&runner, second) == JobState::Queued);
+    runner.set_limit(first, 0);
+    assert_eq!(runner.wait(second, WAIT).unwrap().state, JobState::Done);
+    assert!(std::fs::read(&third).unwrap() == std::fs::read(&src).unwrap());
+}
+
+#[test]
+fn higher_priority_goes_first_and_held_ones_wait() {
+    let dir = dir();
+    let src = dir.path().join("src");
+    std::fs::write(&src, noise(1, 8 << 20)).unwrap();
+    let (runner, edges) = runner(RunnerOptions { parallel: 1, ..RunnerOptions::default() });
+    let job = |name: &str, rate, options| runner.submit(convert(&src, &dir.path().join(name), rate), options);
+    let blocker = job("a", Some(8 << 20), SubmitOptions::default());
+    until("running", || state(&runner, blocker) == JobState::Running);
+    let low = job("b", None, SubmitOptions::default());
+    let high = job("c", None, SubmitOptions { priority: 5, held: false });
+    let held = job("d", None, SubmitOptions { priority: 9, held: true });
+    assert_eq!(runner.wait(low, WAIT).unwrap().state, JobState::Done);
+    assert_eq!(state(&runner, held), JobState::Paused);
+    let order: Vec<_> = edges.lock().unwrap().iter().filter(|e| e.state == JobState::Running).map(|e| e.id).collect();
+    assert_eq!(order, [blocker, high, low]);
+    runner.resume(held);
+    assert_eq!(runner.wait(held, WAIT).unwrap().state, JobState::Done);
+}
+
+#[test]
+fn a_failure_is_told_with_its_place_and_can_be_retried() {
+    let dir = dir();
+    let (src, out) = (dir.path().join("src"), dir.path().join("out"));
+    let (runner, edges) = runner(RunnerOptions::default());
+    let id = runner.submit(convert(&src, &out, None), SubmitOptions::default());
+    let view = runner.wait(id, WAIT).unwrap();
+    assert_eq!(view.error.unwrap().file(), Some(src.as_path()));
+    assert_eq!(states(&edges, id), [JobState::Queued, JobState::Failed]);
+    std::fs::write(&src, noise(1, 1 << 20)).unwrap();
+    let again = runner.retry(id).unwrap();
+    assert_eq!(runner.wait(again, WAIT).unwrap().state, JobState::Done);
+}
+
+#[test]
+fn left_to_be_resumed_it_goes_on_to_an_identical_result() {
+    let dir = dir();
+    let (src, out) = (dir.path().join("src"), dir.path().join("out"));
+    let bytes = noise(1, 32 << 20);
+    std::fs::write(&src, &bytes).unwrap();
+    let options = || RunnerOptions { state_dir: Some(dir.path().join("state")), ..RunnerOptions::default() };
+    let (first, _) = runner(options());
+    let id = first.submit(convert(&src, &out, Some(16 << 20)), SubmitOptions::default());
+    until("some progress", || first.view(id).unwrap().progress.written > 8 << 20);
+    // Parked, everything written is made durable.
+    first.pause(id);
+    until("durable", || first.view(id).unwrap().progress.durable >= 4 << 20);
+    first.shut_down(true);
+    assert!(!out.exists() && dir.path().join(".out.cowshed-partial").exists());
+
+    let record = Journal::new(dir.path().join("state/jobs")).unfinished().pop().unwrap();
+    assert!(!record.alive && record.durable >= 4 << 20);
+    let (second, _) = runner(options());
+    let mut spec = record.spec;
+    let JobSpec::Convert(c) = &mut spec;
+    c.resume = true;
+    c.rate = None;
+    let id = second.submit(spec, SubmitOptions::default());
+    let view = second.wait(id, WAIT).unwrap();
+    assert_eq!(view.state, JobState::Done, "{:?}", view.error);
+    assert!(view.progress.read <= (32 << 20) - record.durable, "it read {} again", view.progress.read);
+    assert!(std::fs::read(&out).unwrap() == bytes);
+    assert!(Journal::new(dir.path().join("state/jobs")).unfinished().is_empty());
+}
+
+#[test]
+fn a_changed_source_is_not_gone_on_with() {
+    let dir = dir();
+    let (src, out) = (dir.path().join("src"), dir.path().join("out"));
+    std::fs::write(&src, noise(1, 16 << 20)).unwrap();
+    let options = || RunnerOptions { state_dir: Some(dir.path().join("state")), ..RunnerOptions::default() };
+    let (first, _) = runner(options());
+    let id = first.submit(convert(&src, &out, Some(8 << 20)), SubmitOptions::default());
+    until("some progress", || first.view(id).unwrap().progress.written > 4 << 20);
+    first.pause(id);
+    until("durable", || first.view(id).unwrap().progress.durable > 0);
+    first.shut_down(true);
+    let new = noise(2, 16 << 20);
+    std::fs::write(&src, &new).unwrap();
+    let (second, _) = runner(options());
+    let JobSpec::Convert(mut spec) = convert(&src, &out, None);
+    spec.resume = true;
+    let id = second.submit(JobSpec::Convert(spec), SubmitOptions::default());
+    assert_eq!(second.wait(id, WAIT).unwrap().state, JobState::Done);
+    let log = second.log(id);
+    assert!(log.iter().any(|l| l.text.contains("begins anew") && l.text.contains("has changed")), "{log:?}");
+    assert!(std::fs::read(&out).unwrap() == new);
+}

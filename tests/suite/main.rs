@@ -21,6 +21,7 @@ mod locks;
 mod probe;
 mod qcow;
 mod qcow2;
+mod qcow2_write;
 mod resize;
 mod snapshots;
 mod vdi;

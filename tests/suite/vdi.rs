@@ -5,7 +5,7 @@ use cowshed::engine::format::Format;
 use cowshed::engine::format::probe::{Confidence, best, probe};
 use cowshed::engine::io::file::FileDevice;
 
-use crate::common::{content, dir, noise, qemu_content, qemu_img, qemu_io, s};
+use crate::common::{change_at_random, content, create, dir, noise, open_writer, qemu_content, qemu_img, qemu_io, s};
 
 #[test]
 fn whatever_qemu_img_makes_reads_as_it_reads_it() {
@@ -64,4 +64,42 @@ fn a_child_is_read_over_its_parent() {
     changed[0x198] ^= 1;
     std::fs::write(&parent, changed).unwrap();
     assert!(Chain::open(&child, &OpenOptions::default()).unwrap().disk().is_err());
+}
+
+#[test]
+fn what_cowshed_writes_qemu_img_finds_clean_and_reads_alike() {
+    let dir = dir();
+    for (name, options) in [("dynamic", vec![]), ("static", vec![("static", "on")])] {
+        let path = dir.path().join(format!("{name}.vdi"));
+        create(Format::Vdi, &path, 6_000_000, &options, None).finish().unwrap();
+        qemu_img(&format!("check -q {}", s(&path)));
+        change_at_random(&path, 7, 40, &[3 << 20, 9 << 20, 4_000_256], &|model| {
+            qemu_img(&format!("check -q {}", s(&path)));
+            assert!(qemu_content("vdi", &path) == model, "{name}");
+        });
+    }
+    // An image of qemu-img's own.
+    let path = dir.path().join("theirs.vdi");
+    qemu_img(&format!("create -q -f vdi {} 128M", s(&path)));
+    qemu_io("vdi", &path, &["write -P 5 3M 64k"]);
+    let writer = open_writer(&path);
+    writer.resize(1 << 40).unwrap();
+    writer.write((1 << 40) - 512, &[7; 512]).unwrap();
+    writer.finish().unwrap();
+    qemu_img(&format!("check -q {}", s(&path)));
+    qemu_io("vdi", &path, &["read -P 5 3M 64k", "read -P 7 1099511627264 512", "read -P 0 64M 1M"]);
+}
+
+#[test]
+fn a_new_child_hides_its_parent_only_where_it_was_written() {
+    let dir = dir();
+    let (parent, child) = (dir.path().join("parent.vdi"), dir.path().join("child.vdi"));
+    let writer = create(Format::Vdi, &parent, 5 << 20, &[], None);
+    writer.write(0, &noise(1, 4 << 20)).unwrap();
+    writer.finish().unwrap();
+    let base = content(&parent);
+    create(Format::Vdi, &child, 5 << 20, &[], Some(&parent)).finish().unwrap();
+    assert!(content(&child) == base);
+    change_at_random(&child, 9, 30, &[3 << 20, 7 << 20], &|_| {});
+    assert!(content(&parent) == base);
 }

@@ -4,6 +4,8 @@
 //! the length of the file, and never panics on what it finds. It does not resolve its own backing file: that is the chain's work.
 
 pub mod amazon;
+pub mod blocks;
+pub mod check;
 pub mod cow;
 pub mod crypto;
 pub mod front;
@@ -14,6 +16,8 @@ pub mod qcow;
 pub mod qcow2;
 pub mod raw;
 pub mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;

@@ -1,6 +1,8 @@
 //! Raw: the disk's bytes and nothing else. Any length, sparse or not, a regular file or a block device; several files joined end
 //! to end are one disk.
 
+mod write;
+
 use std::sync::Arc;
 
 use super::front::Front;
@@ -17,7 +19,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "raw",
     title: "raw disk",
     extensions: &["raw", "img", "dd", "bin", "dsk"],
-    caps: Caps { read: true, sparse: true, ..Caps::NONE },
+    caps: Caps { read: true, write: true, create: true, sparse: true, resize: true, ..Caps::NONE },
     guide: Guide {
         what: "The disk byte for byte, without any header; a sparse file stores only what was written.",
         origin: "As old as disks; block devices and LVM volumes are raw as well.",
@@ -26,9 +28,9 @@ pub static ENTRY: FormatEntry = FormatEntry {
     },
     probe,
     open,
-    options: &[],
-    create: None,
-    open_write: None,
+    options: write::OPTIONS,
+    create: Some(write::create),
+    open_write: Some(write::open_write),
 };
 
 fn probe(p: &Probe<'_>) -> Option<Match> {

@@ -1,6 +1,7 @@
 //! Tables of fixed-width entries (block maps, BATs), read a page at a time: an image opens without reading its whole table, and a
 //! table of any size is walked in bounded memory. It must not know what an entry means.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::engine::error::{Error, ErrorKind, Result};
@@ -12,21 +13,33 @@ const PAGE: u64 = 64 << 10;
 /// Pages kept per table.
 const KEPT: usize = 16;
 
+/// Bytes of the smallest piece of a table that is written back.
+pub const PIECE: u64 = 4096;
+
 type Page = Arc<Vec<u8>>;
 
-/// A table in a file, with the pages used last.
+/// A table in a file, with the pages used last and those that were changed.
 pub struct Table {
     dev: Device,
     start: u64,
     len: u64,
-    /// Number and content of pages, the one used longest ago first.
-    pages: Mutex<Vec<(u64, Page)>>,
+    pages: Mutex<Pages>,
+}
+
+#[derive(Default)]
+struct Pages {
+    /// Number and content of pages as they are in the file, the one used longest ago first.
+    clean: Vec<(u64, Page)>,
+    /// Changed pages, kept until they have been written.
+    dirty: BTreeMap<u64, Page>,
+    /// Numbers of the pieces that were changed.
+    pieces: BTreeSet<u64>,
 }
 
 impl Table {
     /// The table of `len` bytes at byte `start`. Nothing is read yet; the caller has checked that it lies within the device.
     pub fn new(dev: Device, start: u64, len: u64) -> Self {
-        Table { dev, start, len, pages: Mutex::new(Vec::new()) }
+        Table { dev, start, len, pages: Mutex::default() }
     }
 
     /// Bytes of the table.
@@ -34,51 +47,86 @@ impl Table {
         self.len
     }
 
+    /// Byte of the file where it begins.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
     /// Begins looking things up.
     pub fn cursor(&self) -> Cursor<'_> {
         Cursor { table: self, number: u64::MAX, page: Page::default() }
     }
 
-    /// Says that `new` was written at byte `at` of the table, so that readers see it from now on.
-    pub fn written(&self, at: u64, new: &[u8]) {
-        for (number, page) in self.lock().iter_mut() {
-            let first = *number * PAGE;
-            // The part of `new` that falls into this page.
-            let from = at.max(first);
-            let to = (at + new.len() as u64).min(first + page.len() as u64);
-            if from < to
-                && let Some(src) = new.get((from - at) as usize..(to - at) as usize)
-            {
-                let page: &mut Vec<u8> = Arc::make_mut(page);
-                let _ = bytes::put(page, (from - first) as usize, src);
-            }
+    /// Changes the bytes at `at` (within one entry). Readers see it from now on; the file has it after [`Table::write_back`].
+    pub fn set(&self, at: u64, entry: &[u8]) -> Result<()> {
+        let number = at / PAGE;
+        let mut pages = self.lock();
+        let mut page = self.page(&mut pages, number)?;
+        pages.clean.retain(|(n, _)| *n != number);
+        pages.dirty.remove(&number);
+        let content: &mut Vec<u8> = Arc::make_mut(&mut page);
+        if !bytes::put(content, (at % PAGE) as usize, entry) {
+            return Err(outside());
         }
+        pages.dirty.insert(number, page);
+        pages.pieces.insert(at / PIECE);
+        Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Page)>> {
+    /// Changed pieces not written yet.
+    pub fn changed(&self) -> usize {
+        self.lock().pieces.len()
+    }
+
+    /// Hands every changed piece (its byte in the file, its bytes) to `write`, and takes them as written when that succeeds for
+    /// all.
+    pub fn write_back(&self, write: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        let mut pages = self.lock();
+        for piece in &pages.pieces {
+            let at = piece * PIECE;
+            let page = pages.dirty.get(&(at / PAGE)).ok_or_else(outside)?;
+            let from = (at % PAGE) as usize;
+            let bytes = page.get(from..page.len().min(from + PIECE as usize)).ok_or_else(outside)?;
+            write(self.start + at, bytes)?;
+        }
+        pages.pieces.clear();
+        let written = std::mem::take(&mut pages.dirty);
+        pages.clean.extend(written);
+        let excess = pages.clean.len().saturating_sub(KEPT);
+        pages.clean.drain(..excess);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pages> {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A page. The lock is held while it is read, so that a write in between cannot be missed.
-    fn page(&self, number: u64) -> Result<Page> {
-        let mut pages = self.lock();
-        if let Some(i) = pages.iter().position(|(n, _)| *n == number) {
-            let hit = pages.remove(i);
+    /// A page. The lock is held while it is read, so that a change in between cannot be missed.
+    fn page(&self, pages: &mut Pages, number: u64) -> Result<Page> {
+        if let Some(page) = pages.dirty.get(&number) {
+            return Ok(page.clone());
+        }
+        if let Some(i) = pages.clean.iter().position(|(n, _)| *n == number) {
+            let hit = pages.clean.remove(i);
             let page = hit.1.clone();
-            pages.push(hit);
+            pages.clean.push(hit);
             return Ok(page);
         }
         let first = number.saturating_mul(PAGE);
         if first >= self.len {
-            return Err(Error::new(ErrorKind::Internal, "an entry past the end of its table"));
+            return Err(outside());
         }
         let page = Arc::new(read_vec(self.dev.as_ref(), self.start.saturating_add(first), PAGE.min(self.len - first), PAGE)?);
-        if pages.len() >= KEPT {
-            pages.remove(0);
+        if pages.clean.len() >= KEPT {
+            pages.clean.remove(0);
         }
-        pages.push((number, page.clone()));
+        pages.clean.push((number, page.clone()));
         Ok(page)
     }
+}
+
+fn outside() -> Error {
+    Error::new(ErrorKind::Internal, "an entry past the end of its table")
 }
 
 /// Looks entries up, keeping hold of the page of the last one.
@@ -105,11 +153,10 @@ impl Cursor<'_> {
     fn entry<const N: usize>(&mut self, at: u64) -> Result<[u8; N]> {
         let number = at / PAGE;
         if number != self.number {
-            self.page = self.table.page(number)?;
+            self.page = self.table.page(&mut self.table.lock(), number)?;
             self.number = number;
         }
-        bytes::array(&self.page, (at % PAGE) as usize)
-            .ok_or_else(|| Error::new(ErrorKind::Internal, "an entry past the end of its table"))
+        bytes::array(&self.page, (at % PAGE) as usize).ok_or_else(outside)
     }
 }
 
@@ -200,10 +247,18 @@ mod tests {
             assert_eq!(c.le32(n).unwrap(), n as u32);
         }
         assert!(c.le32(100_000).is_err() && table.cursor().le32(u64::MAX).is_err());
-        // Across the border of two pages.
-        table.written(16_383 * 4, &[1, 0, 0, 0, 2, 0, 0, 0]);
+        // A change is seen at once, and stays until it is written, however many pages are used in between.
+        table.set(16_383 * 4, &1u32.to_le_bytes()).unwrap();
+        table.set(16_384 * 4, &2u32.to_le_bytes()).unwrap();
+        for n in 0..100_000 {
+            c.le32(n).unwrap();
+        }
         let mut c = table.cursor();
         assert_eq!((c.le32(16_383).unwrap(), c.le32(16_384).unwrap(), c.le32(16_385).unwrap()), (1, 2, 16_385));
+        assert!(table.write_back(&mut |_, _| Err(Error::usage("full"))).is_err());
+        let mut written = Vec::new();
+        table.write_back(&mut |at, b| Ok(written.push((at, b.len())))).unwrap();
+        assert_eq!((written, table.changed()), (vec![(100 + 61_440, 4096), (100 + 65_536, 4096)], 0));
     }
 
     #[test]

@@ -23,9 +23,11 @@ impl Gate {
     pub fn closed() -> Self {
         Gate::default()
     }
-    /// The folder of the image at `path` and everything below it.
+    /// The folder of the image at `path` and everything below it; of a symbolic link the folder it is in as well, as names in
+    /// the image are read relative to that.
     pub fn around(path: &Path) -> Self {
-        let mut gate = Gate::default();
+        let here = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut gate = Gate::default().allow(here);
         if let Ok(real) = std::fs::canonicalize(path)
             && let Some(dir) = real.parent()
         {

@@ -103,6 +103,12 @@ impl JobContext {
         }
     }
 
+    /// For work that is a few units long and holds something: only whether to stop, never a pause.
+    pub fn stop_if_asked(&self) -> Result<()> {
+        self.progress.tick();
+        if self.stopping() { Err(cancelled()) } else { Ok(()) }
+    }
+
     /// Stands still until resumed, cancelled, or `over` says (asked every second) that the reason is gone.
     fn park(&self, over: impl Fn() -> bool) -> Result<()> {
         let mut gate = lock(&self.inner.gate);
@@ -256,9 +262,11 @@ impl JobContext {
     pub(super) fn set_mark(&self, mark: Mark) {
         *lock(&self.inner.mark) = Some(mark);
     }
-    /// Forgets the journal record: there is nothing left to resume.
-    pub(super) fn unmark(&self) {
-        if let Some(mark) = lock(&self.inner.mark).take() {
+    /// Lets go of the journal record at the end of the job; without `keep` it is forgotten, as there is nothing to resume.
+    pub(super) fn unmark(&self, keep: bool) {
+        if let Some(mark) = lock(&self.inner.mark).take()
+            && !keep
+        {
             mark.remove();
         }
     }

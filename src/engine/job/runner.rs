@@ -169,7 +169,9 @@ impl Runner {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.inner.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+    /// Makes every waiting thread look again. Under the lock, so that none is between looking and waiting.
     fn wake(&self) {
+        let _table = self.table();
         self.inner.changed.notify_all();
     }
     fn context(&self, id: JobId) -> Option<JobContext> {
@@ -264,9 +266,7 @@ impl Runner {
                 }
             }
         };
-        if !keep_record {
-            context.unmark();
-        }
+        context.unmark(keep_record);
         self.remember(&spec, &context, state, why.clone());
         self.table().enter(id, state, why);
         self.wake();
@@ -309,6 +309,7 @@ impl Runner {
                 table.enter(id, JobState::Paused, Some("held back".into()));
             } else if state == Some(JobState::Paused) {
                 table.enter(id, JobState::Queued, None);
+                continue;
             } else {
                 match table.obstacle(id, self.inner.options.parallel) {
                     None => {

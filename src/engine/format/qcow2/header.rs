@@ -306,10 +306,10 @@ pub const FEATURE_NAMES: &[(u8, u8, &str)] = &[
 ];
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn sample() -> Header {
+    pub(crate) fn sample() -> Header {
         Header {
             version: 3,
             backing_offset: 0x200,

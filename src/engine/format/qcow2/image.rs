@@ -12,7 +12,7 @@ use crate::engine::units::MIB;
 
 use super::cache::Cache;
 use super::describe::{Parts, bit_names, describe, warnings};
-use super::extensions::{Extensions, read_head};
+use super::extensions::{BitmapsExtension, Extensions, read_head};
 use super::header::{BITMAPS, Compression, Header, KNOWN_INCOMPATIBLE};
 use super::holes::Refcounts;
 use super::tables::{Geometry, Packed};
@@ -39,8 +39,14 @@ pub struct Opened {
     /// Asked for once: it may read all refcounts.
     sparse: OnceLock<bool>,
     snapshots: Vec<snapshots::Entry>,
-    backing: Option<BackingRef>,
-    description: Arc<Description>,
+    /// The reference to what the image stands on.
+    pub backing: Option<BackingRef>,
+    /// What the image says about itself.
+    pub description: Arc<Description>,
+    /// The external data file's name.
+    pub data_name: Option<String>,
+    /// Host ranges of structures besides header, refcounts and the active tables: offset and bytes.
+    pub structures: Vec<(u64, u64)>,
 }
 
 impl Opened {
@@ -81,6 +87,8 @@ impl Opened {
             warnings,
         });
         let opened = Opened {
+            structures: structures(&header, &ext, &snapshots, directory.as_ref(), &bitmaps),
+            data_name: ext.data_file().filter(|_| header.external_data()),
             dev,
             data,
             geometry: Geometry::of(&header),
@@ -131,6 +139,25 @@ pub fn unpack(dev: &Device, kind: Compression, place: Packed, out: &mut [u8]) ->
     let mut packed = vec![0; place.len as usize];
     read_padded(dev.as_ref(), place.offset, &mut packed)?;
     compression::decompress(kind, &packed, out).map_err(|e| e.op("read a compressed cluster").at(place.offset))
+}
+
+/// Where the lesser structures are, so that a writer stays clear of them.
+fn structures(
+    header: &Header,
+    ext: &Extensions,
+    snapshots: &[snapshots::Entry],
+    directory: Option<&BitmapsExtension>,
+    bitmaps: &[bitmaps::Entry],
+) -> Vec<(u64, u64)> {
+    let mut out = Vec::new();
+    if !snapshots.is_empty() {
+        out.push((header.snapshots_offset, snapshots.iter().map(|s| s.encode().len() as u64).sum()));
+    }
+    out.extend(snapshots.iter().map(|s| (s.l1_offset, u64::from(s.l1_entries) * 8)));
+    out.extend(directory.map(|d| (d.directory_offset, d.directory_size)));
+    out.extend(bitmaps.iter().map(|b| (b.table_offset, u64::from(b.table_entries) * 8)));
+    out.extend(ext.crypto_header());
+    out
 }
 
 fn refuse_unknown(header: &Header, ext: &Extensions) -> Result<()> {

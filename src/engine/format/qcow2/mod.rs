@@ -1,4 +1,5 @@
-//! qcow2, versions 2 and 3: QEMU's own format. Each structure has a file here; `image` reads guest data through them.
+//! qcow2, versions 2 and 3: QEMU's own format. Each structure has a file here; `image` reads guest data through them,
+//! `writer` keeps them in memory for writing and says in which order changes reach the file.
 //!
 //! ```text
 //!  header ─▶ L1 table ─▶ L2 tables ─▶ data clusters (here, packed, or in an external data file)
@@ -7,21 +8,32 @@
 //!     └────▶ extensions ─▶ bitmap directory, LUKS header, data file, backing format, feature names
 //! ```
 
+pub mod allocation;
 pub mod bitmaps;
+pub mod block;
 pub mod cache;
+pub mod check;
 pub mod compression;
+pub mod create;
 pub mod describe;
 pub mod encryption;
 pub mod extensions;
 pub mod header;
 pub mod holes;
 pub mod image;
+pub mod live;
+pub mod refcounts;
+pub mod resize;
 pub mod snapshots;
 pub mod tables;
+pub mod write;
+pub mod writer;
+pub mod zero;
 
 use std::sync::Arc;
 
 use super::probe::{Match, Probe};
+use super::write::{DiskWriter, WriteSource};
 use super::{Caps, Format, FormatEntry, Guide, Image, Source};
 use crate::engine::error::Result;
 use crate::engine::io::bytes::be32;
@@ -33,7 +45,19 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "qcow2",
     title: "QEMU copy-on-write, versions 2 and 3",
     extensions: &["qcow2", "qcow", "q2", "snapshot"],
-    caps: Caps { read: true, snapshots: true, backing: true, compression: true, encryption: true, sparse: true, ..Caps::NONE },
+    caps: Caps {
+        read: true,
+        write: true,
+        create: true,
+        snapshots: true,
+        backing: true,
+        compression: true,
+        encryption: true,
+        sparse: true,
+        resize: true,
+        check: true,
+        ..Caps::NONE
+    },
     guide: Guide {
         what: "A disk kept in clusters: only what the guest wrote takes space. It can stand on a backing file and store only \
                the differences, keep snapshots inside itself, compress clusters and remember which parts changed (bitmaps).",
@@ -44,9 +68,9 @@ pub static ENTRY: FormatEntry = FormatEntry {
     },
     probe,
     open,
-    options: &[],
-    create: None,
-    open_write: None,
+    options: create::OPTIONS,
+    create: Some(create::create),
+    open_write: Some(open_write),
 };
 
 fn probe(p: &Probe<'_>) -> Option<Match> {
@@ -62,4 +86,8 @@ fn probe(p: &Probe<'_>) -> Option<Match> {
 
 fn open(source: Source) -> Result<Arc<dyn Image>> {
     Ok(Arc::new(image::Qcow2::open(source)?))
+}
+
+fn open_write(from: WriteSource) -> Result<Arc<dyn DiskWriter>> {
+    Ok(Arc::new(writer::Writer::open(from)?))
 }

@@ -13,6 +13,8 @@ pub const SIGNATURE: u32 = 0xbeda_107f;
 pub const SIGNATURE_AT: usize = 0x40;
 /// Bytes from the start of the file to the end of the last field we use.
 const BYTES: usize = 0x1c8;
+/// Bytes that are read and written as the header: one sector, so that a change of it is never torn.
+pub const HEADER_BYTES: usize = 512;
 /// Blocks of an image at most (QEMU has the same cap).
 pub const MAX_BLOCKS: u64 = 0x3fff_ffff;
 
@@ -154,19 +156,28 @@ impl Header {
         Ok(self)
     }
 
-    /// The 512 bytes of this header, ready to be written.
+    /// The 512 bytes of a new header.
     pub fn encode(&self) -> Vec<u8> {
-        let mut b = vec![0u8; 512];
+        let mut b = vec![0u8; HEADER_BYTES];
+        let ok = put(&mut b, 0, b"<<< cowshed VirtualBox Disk Image >>>\n")
+            && put_le32(&mut b, SIGNATURE_AT, SIGNATURE)
+            && put_le32(&mut b, 0x44, 0x0001_0001)
+            && put_le32(&mut b, 0x48, 0x190)
+            && put(&mut b, 0x54, self.comment.get(..self.comment.len().min(255)).unwrap_or_default());
+        debug_assert!(ok, "every field lies within 512 bytes");
+        self.patch(&mut b);
+        b
+    }
+
+    /// Writes the fields into `b`, the 512 bytes of a header, leaving what we do not know as it is.
+    pub fn patch(&self, b: &mut [u8]) {
         let kind = match self.image_type {
             ImageType::Dynamic => 1,
             ImageType::Static => 2,
             ImageType::Differencing => 4,
         };
-        let mut ok = put(&mut b, 0, b"<<< cowshed VirtualBox Disk Image >>>\n");
+        let mut ok = put_le64(b, 0x170, self.disk_size);
         for (at, v) in [
-            (SIGNATURE_AT, SIGNATURE),
-            (0x44, 0x0001_0001),
-            (0x48, 0x190),
             (0x4c, kind),
             (0x50, self.flags),
             (0x154, self.map_at as u32),
@@ -180,21 +191,23 @@ impl Header {
             (0x180, self.blocks as u32),
             (0x184, self.allocated as u32),
         ] {
-            ok &= put_le32(&mut b, at, v);
+            ok &= put_le32(b, at, v);
         }
-        ok &= put(&mut b, 0x54, self.comment.get(..self.comment.len().min(255)).unwrap_or_default());
-        ok &= put_le64(&mut b, 0x170, self.disk_size);
         for (at, id) in
             [(0x188, &self.uuid), (0x198, &self.modification), (0x1a8, &self.link), (0x1b8, &self.parent_modification)]
         {
-            ok &= put(&mut b, at, &id.to_bytes_le());
+            ok &= put(b, at, &id.to_bytes_le());
         }
         debug_assert!(ok, "every field lies within 512 bytes");
-        b
+    }
+
+    /// Bytes from one stored block to the next.
+    pub fn stride(&self) -> u64 {
+        self.block_size + self.block_extra
     }
 
     /// Byte of the file where the guest data of stored block `index` begins.
     pub fn block_at(&self, index: u64) -> u64 {
-        self.data_at.saturating_add(index.saturating_mul(self.block_size + self.block_extra)).saturating_add(self.block_extra)
+        self.data_at.saturating_add(index.saturating_mul(self.stride())).saturating_add(self.block_extra)
     }
 }

@@ -1,7 +1,10 @@
 //! VDI (VirtualBox): dynamic, static and differencing images, version 1.1. A parent is known by its UUIDs only: the chain looks
 //! for it among the images of the folder or the library.
 
+pub mod create;
 pub mod header;
+pub mod resize;
+pub mod write;
 
 use std::sync::Arc;
 
@@ -29,7 +32,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "vdi",
     title: "VirtualBox disk image",
     extensions: &["vdi"],
-    caps: Caps { read: true, backing: true, sparse: true, ..Caps::NONE },
+    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, resize: true, ..Caps::NONE },
     guide: Guide {
         what: "A disk in blocks of 1 MiB behind one flat map. Static images hold every block; differencing ones only what changed.",
         origin: "VirtualBox, where it is the default. Its snapshots are chains of differencing images that know their parent by \
@@ -40,9 +43,9 @@ pub static ENTRY: FormatEntry = FormatEntry {
     },
     probe,
     open,
-    options: &[],
-    create: None,
-    open_write: None,
+    options: create::OPTIONS,
+    create: Some(create::create),
+    open_write: Some(write::open),
 };
 
 fn probe(p: &Probe<'_>) -> Option<Match> {
@@ -72,6 +75,15 @@ impl Vdi {
         let map = Arc::new(Table::new(dev.clone(), header.map_at, header.blocks * 4));
         let description = Arc::new(describe(&header, &map)?);
         Ok(Vdi { dev, header, map, description })
+    }
+
+    /// The header as it was when the image was opened.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+    /// The block map.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.map
     }
 
     fn has_parent(&self) -> bool {

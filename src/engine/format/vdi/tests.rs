@@ -158,3 +158,115 @@ proptest! {
         }
     }
 }
+
+mod writing {
+    use super::super::create::{new_header, write_new};
+    use super::super::write::Writer;
+    use super::*;
+    use crate::engine::format::blocks::BlockWriter;
+    use crate::engine::format::testing::{Op, Opened, agrees_with_model, ops, survives_power_cuts};
+    use crate::engine::io::WriteDevice;
+
+    const OPENED: Opened = Opened { writer: BlockWriter::<Writer>::open, reader: |dev| Ok(Arc::new(Vdi::open(dev)?)) };
+
+    /// A new image of `blocks` blocks of 4 KiB; the map has no room to grow when `tight`.
+    fn new(blocks: u64, kind: ImageType, tight: bool) -> Vec<u8> {
+        let dev = Arc::new(Memory::default());
+        let mut h = new_header(blocks * BLOCK - 512, BLOCK).unwrap();
+        if tight {
+            h.data_at = (512 + blocks * 4).next_multiple_of(512);
+        }
+        h.image_type = kind;
+        match kind {
+            ImageType::Differencing => h.link = Uuid::from_u128(5),
+            ImageType::Static => h.allocated = h.blocks,
+            ImageType::Dynamic => {}
+        }
+        write_new(&(dev.clone() as WriteDevice), &h).unwrap();
+        dev.to_vec()
+    }
+
+    fn below(kind: ImageType, len: u64) -> Option<Vec<u8>> {
+        (kind == ImageType::Differencing).then(|| (0..len).map(|i| 0x80 | (i / 512) as u8).collect())
+    }
+
+    const KINDS: [ImageType; 3] = [ImageType::Dynamic, ImageType::Static, ImageType::Differencing];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn any_changes_agree_with_a_model(kind in prop::sample::select(&KINDS[..]), longer: bool, ops in ops(14, 14_000, vec![1024, 30_000 / 512 * 512, 9 * BLOCK, 20 * BLOCK + 512])) {
+            let bytes = agrees_with_model(new(10, kind, false), below(kind, if longer { 30 * BLOCK } else { 5 * BLOCK + 512 }), &OPENED, &ops);
+            // No block is stored twice, none lies outside, and the count is right.
+            prop_assert_eq!(&open_bytes(bytes).unwrap().describe().warnings, &Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_map_without_room_moves() {
+        for kind in [ImageType::Dynamic, ImageType::Differencing] {
+            // 128 entries fill the sector after the header; growing to 1200 needs two blocks of map.
+            let ops = [
+                Op::Write(0, 20_000, 1),
+                Op::Write(500, 9000, 2),
+                Op::Resize(1200 * BLOCK),
+                Op::Write(990, 9000, 3),
+                Op::Resize(60 * BLOCK),
+                Op::Resize(1300 * BLOCK),
+            ];
+            let bytes = agrees_with_model(new(128, kind, true), below(kind, 200 * BLOCK), &OPENED, &ops);
+            let vdi = open_bytes(bytes).unwrap();
+            assert!(vdi.header().map_at > 512 && vdi.describe().warnings.is_empty());
+        }
+        // A static image that is full to the brim cannot.
+        let dev = Arc::new(Memory::new(new(128, ImageType::Static, true)));
+        let writer = BlockWriter::<Writer>::open(dev, None).unwrap();
+        assert_eq!(writer.resize(4000 * BLOCK).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn a_power_cut_anywhere_leaves_old_or_new() {
+        for kind in KINDS {
+            let ops = [
+                Op::Write(100, 9000, 1),
+                Op::Write(900, 3000, 2),
+                Op::Flush,
+                Op::Write(120, 5000, 3),
+                Op::Zero(600, 9000),
+                Op::Write(500, 100, 4),
+                Op::Flush,
+                Op::Resize(14 * BLOCK),
+                Op::Write(950, 3000, 5),
+                Op::Flush,
+                Op::Resize(3 * BLOCK + 1024),
+                Op::Write(0, 13_000, 6),
+            ];
+            survives_power_cuts(new(10, kind, false), below(kind, 20 * BLOCK), &OPENED, &ops, &|name, image| {
+                assert!(!image.describe().corrupt, "{name}: {:?}", image.describe().warnings);
+            });
+        }
+        let ops = [Op::Write(0, 20_000, 1), Op::Flush, Op::Resize(300 * BLOCK), Op::Write(900, 100, 2), Op::Flush];
+        survives_power_cuts(new(128, ImageType::Dynamic, true), None, &OPENED, &ops, &|_, _| {});
+    }
+
+    #[test]
+    fn a_damaged_map_is_not_written_to() {
+        let b = image(&header(4), &[0, 0, FREE, FREE]);
+        let e = BlockWriter::<Writer>::open(Arc::new(Memory::new(b)), None).err().unwrap();
+        assert_eq!(e.kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_session_changes_the_modification_uuid_once() {
+        let dev = Arc::new(Memory::new(new(4, ImageType::Dynamic, false)));
+        let id = || Header::read(dev.as_ref()).unwrap().modification;
+        let before = id();
+        let writer = BlockWriter::<Writer>::open(dev.clone(), None).unwrap();
+        assert_eq!(id(), before);
+        writer.write(0, &[1]).unwrap();
+        let first = id();
+        writer.write(9000, &[1]).unwrap();
+        writer.flush().unwrap();
+        assert!(first != before && id() == first);
+    }
+}

@@ -1,16 +1,22 @@
 //! Convert: copies a disk, a chain of layers, or a snapshot, into a new image of any format.
 
+mod baseline;
+mod copy;
+mod run;
 mod source;
 mod spec;
+mod target;
+mod verify;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 pub use spec::{ConvertSpec, SPARSE};
 
 use self::source::Sources;
 use super::plan::{Estimate, Plan, PlanFile, Space, Undo};
 use super::{Operation, Outcome};
-use crate::engine::error::{Context, Error, ErrorKind, Result};
+use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Format;
 use crate::engine::io::sys;
 use crate::engine::job::{Claim, JobContext};
@@ -18,12 +24,14 @@ use crate::engine::job::{Claim, JobContext};
 /// The operation of a [`ConvertSpec`].
 pub struct Convert {
     spec: ConvertSpec,
+    /// The partial files were left for a resume.
+    kept: AtomicBool,
 }
 
 impl Convert {
     /// Touches nothing yet.
     pub fn new(spec: ConvertSpec) -> Self {
-        Convert { spec }
+        Convert { spec, kept: AtomicBool::new(false) }
     }
 
     /// What the target will take on its filesystem.
@@ -103,7 +111,15 @@ impl Operation for Convert {
     }
 
     fn run(&self, plan: &Plan, job: &JobContext) -> Result<Outcome> {
-        let _ = (plan, job);
-        Err(Error::new(ErrorKind::Unsupported, "conversion lands with the next commit"))
+        run::run(&self.spec, plan, job, &self.kept)
+    }
+
+    fn journal_target(&self) -> Option<PathBuf> {
+        // What is written in place has no partial file to go on with.
+        (!self.spec.in_place).then(|| std::path::absolute(&self.spec.target).unwrap_or_else(|_| self.spec.target.clone()))
+    }
+
+    fn keeps_partial(&self, _: &Error) -> bool {
+        self.kept.load(Relaxed)
     }
 }

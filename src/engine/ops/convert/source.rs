@@ -103,6 +103,15 @@ impl Sources {
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|f| f.path.as_path())
     }
+    /// The identity of every file that is read.
+    pub(super) fn ids(&self) -> Vec<FileId> {
+        self.files.iter().map(|f| f.id).collect()
+    }
+    /// The layer of a single source whose image file is `id`.
+    pub(super) fn layer_of(&self, id: FileId) -> Option<usize> {
+        let one = self.parts.len() == 1;
+        self.files.iter().find(|f| one && f.index == 0 && f.id == id).map(|f| f.layer)
+    }
     /// What a person should know of the sources.
     pub(super) fn warnings(&self) -> &[String] {
         &self.warnings

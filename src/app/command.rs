@@ -1,0 +1,268 @@
+//! The one table of commands: id, title, words, where it works, default keys, and when it is not available and why. The keymap,
+//! the footer, the help, the palette, the configuration and the README's key table are all made from it.
+
+use super::action::Action;
+use super::model::{Model, Pane, Screen};
+use crate::engine::units::printable;
+
+/// Where a command's keys work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// The library's tree.
+    Library,
+    /// An image's page.
+    Image,
+    /// The allocation map.
+    Map,
+    /// The jobs panel.
+    Jobs,
+    /// The format guide.
+    Guide,
+    /// Moving in whatever is focused.
+    Moving,
+    /// Everywhere.
+    Global,
+}
+
+impl Scope {
+    /// Title of its part of the help.
+    pub fn title(self) -> &'static str {
+        match self {
+            Scope::Library => "Library",
+            Scope::Image => "Image",
+            Scope::Map => "Allocation map",
+            Scope::Jobs => "Jobs",
+            Scope::Guide => "Format guide",
+            Scope::Moving => "Moving",
+            Scope::Global => "Everywhere",
+        }
+    }
+    /// The scopes active on a screen, innermost first.
+    pub fn of(screen: Screen) -> [Scope; 3] {
+        let own = match screen {
+            Screen::Library => Scope::Library,
+            Screen::Image => Scope::Image,
+            Screen::Map => Scope::Map,
+            Screen::Jobs => Scope::Jobs,
+            Screen::Guide => Scope::Guide,
+        };
+        [own, Scope::Moving, Scope::Global]
+    }
+}
+
+/// A row of the table.
+pub struct Command {
+    /// What it does.
+    pub action: Action,
+    /// Its name in the configuration, `scope.verb`.
+    pub id: &'static str,
+    /// Its name in footer and palette.
+    pub title: &'static str,
+    /// One sentence for the help.
+    pub doc: &'static str,
+    /// Where its keys work.
+    pub scope: Scope,
+    /// Default keys, the one to show first.
+    pub keys: &'static [&'static str],
+    /// Shown in the footer of its scope; lower numbers survive longer on narrow screens, 0 is never shown.
+    pub footer: u8,
+    /// `Err(why)` when it cannot be done now.
+    pub enabled: fn(&Model) -> Result<(), String>,
+}
+
+impl Command {
+    /// The row of an action on a screen; some have a row for several screens.
+    pub fn of(action: Action, screen: Screen) -> Option<&'static Command> {
+        let scopes = Scope::of(screen);
+        let rows = || COMMANDS.iter().filter(|c| c.action == action);
+        rows().find(|c| scopes.contains(&c.scope)).or_else(|| rows().next())
+    }
+}
+
+fn always(_: &Model) -> Result<(), String> {
+    Ok(())
+}
+
+fn no(why: &str) -> Result<(), String> {
+    Err(why.to_string())
+}
+
+fn can_back(m: &Model) -> Result<(), String> {
+    let top = m.screen == Screen::Library && m.library.filter.is_empty() && !m.library.problems && m.pane() == Pane::Tree;
+    if top { no("this is the top; q quits") } else { Ok(()) }
+}
+
+fn has_image(m: &Model) -> Result<(), String> {
+    if m.subject().is_some() { Ok(()) } else { no("no image is selected") }
+}
+
+fn has_readable(m: &Model) -> Result<(), String> {
+    has_image(m)?;
+    match m.subject_error() {
+        Some(e) => Err(format!("the image cannot be read: {}", printable(e.why()))),
+        None => Ok(()),
+    }
+}
+
+fn can_convert(m: &Model) -> Result<(), String> {
+    has_readable(m)?;
+    if m.read_only { no("read-only mode: nothing is written") } else { Ok(()) }
+}
+
+fn has_error(m: &Model) -> Result<(), String> {
+    if m.error_text().is_some() { Ok(()) } else { no("there is no error here") }
+}
+
+fn has_filter(m: &Model) -> Result<(), String> {
+    if m.library.filter.is_empty() { no("no filter is set; / sets one") } else { Ok(()) }
+}
+
+fn has_job(m: &Model) -> Result<(), String> {
+    match m.selected_job() {
+        None => no("no job is selected"),
+        Some(j) if !j.live() => no("this job has ended"),
+        Some(_) => Ok(()),
+    }
+}
+
+fn has_ended(m: &Model) -> Result<(), String> {
+    if m.jobs.rows.iter().any(|j| !j.live()) { Ok(()) } else { no("no job has ended") }
+}
+
+fn on_layer(m: &Model) -> Result<(), String> {
+    let node = m.page.loaded().and_then(|d| d.nodes.get(m.page.chain.at));
+    match (m.pane(), node) {
+        (Pane::Chain, Some(n)) if n.error.is_some() => no("this layer could not be opened"),
+        (Pane::Chain, Some(_)) if m.page.chain.at == 0 => no("this is the image itself; the layers below it have pages too"),
+        (Pane::Chain, Some(_)) => Ok(()),
+        _ => no("focus the chain first (Tab)"),
+    }
+}
+
+fn can_zoom_in(m: &Model) -> Result<(), String> {
+    match &m.map.grid {
+        None => no("the map is still being read"),
+        Some(_) if m.map.at_closest() => no("one cell is one sector already"),
+        Some(_) => Ok(()),
+    }
+}
+
+fn is_zoomed(m: &Model) -> Result<(), String> {
+    if m.map.zoomed() { Ok(()) } else { no("the whole disk is shown already") }
+}
+
+fn has_layers(m: &Model) -> Result<(), String> {
+    if m.map.layers.len() > 1 { Ok(()) } else { no("the image stands alone: there is one layer") }
+}
+
+fn has_panes(m: &Model) -> Result<(), String> {
+    if Pane::of(m.screen).len() > 1 { Ok(()) } else { no("this screen has one panel; digits go to the others") }
+}
+
+/// A row without a place in the footer.
+const fn row(
+    action: Action,
+    scope: Scope,
+    id: &'static str,
+    title: &'static str,
+    keys: &'static [&'static str],
+    doc: &'static str,
+) -> Command {
+    Command { action, id, title, doc, scope, keys, footer: 0, enabled: always }
+}
+
+impl Command {
+    const fn footer(mut self, rank: u8) -> Self {
+        self.footer = rank;
+        self
+    }
+    const fn when(mut self, enabled: fn(&Model) -> Result<(), String>) -> Self {
+        self.enabled = enabled;
+        self
+    }
+}
+
+use Action as A;
+use Scope as S;
+
+/// Every command, in the order of the help.
+#[rustfmt::skip]
+pub static COMMANDS: &[Command] = &[
+    row(A::Open, S::Library, "library.open", "open", &["enter"], "Open the page of the selected image; a folder unfolds.").footer(1),
+    row(A::Filter, S::Library, "library.filter", "filter", &["/"], "Show only what matches, fuzzily: names, folders, formats.").footer(2),
+    row(A::Map, S::Library, "library.map", "map", &["m"], "Open the allocation map of the selected image.").footer(4).when(has_readable),
+    row(A::Convert, S::Library, "library.convert", "convert…", &["c"], "Convert to raw: shows a plan first, then runs as a job.").footer(3).when(can_convert),
+    row(A::Group, S::Library, "library.group", "group", &["t"], "Group the tree by chain, by folder, or by format.").footer(5),
+    row(A::Sort, S::Library, "library.sort", "sort", &["s"], "Sort by the next column.").footer(6),
+    row(A::Reverse, S::Library, "library.reverse", "reverse", &["S"], "Turn the order round."),
+    row(A::Fold, S::Library, "library.fold", "fold", &["space"], "Fold or unfold what is selected."),
+    row(A::UnfoldAll, S::Library, "library.unfold-all", "unfold all", &["E"], "Unfold everything."),
+    row(A::FoldAll, S::Library, "library.fold-all", "fold all", &["C"], "Fold everything."),
+    row(A::Problems, S::Library, "library.problems", "problems", &["o"], "Show only images with something wrong: broken, orphaned, warned of.").footer(7),
+    row(A::NextMatch, S::Library, "library.next-match", "next match", &["n"], "Go to the next image that matches the filter.").when(has_filter),
+    row(A::PreviousMatch, S::Library, "library.previous-match", "previous match", &["N"], "Go to the previous image that matches the filter.").when(has_filter),
+    row(A::Rescan, S::Library, "library.rescan", "rescan", &["r", "f5"], "Look at the folders again now; they are also watched while open."),
+
+    row(A::OpenLayer, S::Image, "image.open-layer", "open layer", &["enter"], "Open the page of the layer under the cursor.").footer(3).when(on_layer),
+    row(A::Map, S::Image, "image.map", "map", &["m"], "Open the allocation map.").footer(1).when(has_readable),
+    row(A::Convert, S::Image, "image.convert", "convert…", &["c"], "Convert to raw: shows a plan first, then runs as a job.").footer(2).when(can_convert),
+    row(A::Reload, S::Image, "image.reload", "reload", &["r", "f5"], "Read the image again.").footer(4),
+
+    row(A::ZoomIn, S::Map, "map.zoom-in", "zoom in", &["+", "=", "enter"], "Zoom in around the cursor.").footer(1).when(can_zoom_in),
+    row(A::ZoomOut, S::Map, "map.zoom-out", "zoom out", &["-", "_"], "Zoom out around the cursor.").footer(2).when(is_zoomed),
+    row(A::ZoomFit, S::Map, "map.fit", "whole disk", &["0", "backspace"], "Show the whole disk.").footer(5).when(is_zoomed),
+    row(A::MapLayer, S::Map, "map.layer", "layer", &["L"], "Show all layers, or one at a time.").footer(3).when(has_layers),
+    row(A::MapColour, S::Map, "map.colour", "colour", &["c"], "Colour by what is there, or by the layer it lies in.").footer(4),
+    row(A::GoTo, S::Map, "map.go-to", "go to…", &["o"], "Put the cursor on an offset: 10G, 0x1f0000, 512M.").footer(6),
+
+    row(A::CancelJob, S::Jobs, "jobs.cancel", "cancel", &["x"], "Cancel the selected job; what it had written so far is removed.").footer(2).when(has_job),
+    row(A::PauseJob, S::Jobs, "jobs.pause", "pause/resume", &["space", "p"], "Pause the selected job, or let it go on.").footer(1).when(has_job),
+    row(A::ForgetJobs, S::Jobs, "jobs.forget", "clear ended", &["D"], "Take ended jobs off the list.").footer(3).when(has_ended),
+
+    row(A::Up, S::Moving, "move.up", "up", &["k", "up"], "One up."),
+    row(A::Down, S::Moving, "move.down", "down", &["j", "down"], "One down."),
+    row(A::Left, S::Moving, "move.left", "left", &["h", "left"], "Left; in the tree: fold, then to what it lies under."),
+    row(A::Right, S::Moving, "move.right", "right", &["l", "right"], "Right; in the tree: unfold, then to the first below."),
+    row(A::First, S::Moving, "move.first", "first", &["g", "home"], "To the first."),
+    row(A::Last, S::Moving, "move.last", "last", &["G", "end"], "To the last."),
+    row(A::PageUp, S::Moving, "move.page-up", "page up", &["pgup", "ctrl-b"], "One page up."),
+    row(A::PageDown, S::Moving, "move.page-down", "page down", &["pgdn", "ctrl-f"], "One page down."),
+    row(A::HalfUp, S::Moving, "move.half-up", "half page up", &["ctrl-u"], "Half a page up."),
+    row(A::HalfDown, S::Moving, "move.half-down", "half page down", &["ctrl-d"], "Half a page down."),
+    row(A::NextPane, S::Moving, "move.next-panel", "next panel", &["tab"], "Focus the next panel of this screen.").footer(8).when(has_panes),
+    row(A::PreviousPane, S::Moving, "move.previous-panel", "previous panel", &["shift-tab"], "Focus the previous panel of this screen.").when(has_panes),
+
+    row(A::Back, S::Global, "back", "back", &["esc"], "One level back: close what is on top, clear the filter, leave the page.").footer(9).when(can_back),
+    row(A::Go(Screen::Library), S::Global, "go.library", "library", &["1"], "The tree of images."),
+    row(A::Go(Screen::Image), S::Global, "go.image", "image", &["2"], "The page of the selected image.").when(has_image),
+    row(A::Go(Screen::Map), S::Global, "go.map", "map", &["3"], "The allocation map of the selected image.").when(has_readable),
+    row(A::Go(Screen::Jobs), S::Global, "go.jobs", "jobs", &["4"], "The jobs: progress, rate, time left."),
+    row(A::Go(Screen::Guide), S::Global, "go.formats", "formats", &["5"], "The format guide: what each is, who uses it, when to choose it."),
+    row(A::Help, S::Global, "help", "help", &["?", "f1"], "What can be done where you are; type to search.").footer(1),
+    row(A::Palette, S::Global, "palette", "commands", &[":"], "Every command by name; those not available say why.").footer(2),
+    row(A::CopyPath, S::Global, "copy.path", "copy path", &["y"], "Copy the image's path to the clipboard (through the terminal, also inside tmux).").when(has_image),
+    row(A::CopyError, S::Global, "copy.error", "copy error", &["e"], "Copy the error or warning shown, with its place.").when(has_error),
+    row(A::CopyCommand, S::Global, "copy.command", "copy command", &["Y"], "Copy the command line that does what the screen shows.").when(has_image),
+    row(A::ToggleMouse, S::Global, "mouse", "mouse on/off", &["M"], "Give the mouse back to the terminal, or take it."),
+    row(A::WriteConfig, S::Global, "config.write", "write configuration", &[], "Write a commented configuration file where there is none yet."),
+    row(A::Redraw, S::Global, "redraw", "redraw", &["ctrl-l"], "Draw the whole screen again."),
+    row(A::Suspend, S::Global, "suspend", "suspend", &["ctrl-z"], "Back to the shell; fg comes back here."),
+    row(A::Quit, S::Global, "quit", "quit", &["q"], "Quit; asks when jobs are running.").footer(10),
+    row(A::Interrupt, S::Global, "interrupt", "quit", &["ctrl-c"], "Quit from anywhere, also while typing; asks when jobs are running."),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_titles_and_docs_are_written() {
+        let mut ids: Vec<_> = COMMANDS.iter().map(|c| c.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), COMMANDS.len());
+        for c in COMMANDS {
+            assert!(!c.title.is_empty() && c.doc.ends_with('.'), "{}", c.id);
+        }
+    }
+}

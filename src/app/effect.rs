@@ -1,0 +1,52 @@
+//! What update asks the runtime to do. Values only, so that a test can read them.
+
+use std::path::PathBuf;
+
+use super::worker::image::{CursorRequest, GridRequest, PageRequest};
+use super::worker::jobs::PlanRequest;
+use super::worker::library::Watch;
+use crate::engine::job::JobId;
+use crate::engine::ops::JobSpec;
+
+/// One thing to carry out.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Leave the loop.
+    Quit,
+    /// Give the terminal back and stop, until the shell's `fg`.
+    Suspend,
+    /// Take the terminal again after somebody else stopped us.
+    Resume,
+    /// Draw every cell again.
+    Repaint,
+    /// To the clipboard, through the terminal.
+    Copy(String),
+    /// Ask the terminal for mouse events, or no longer.
+    Mouse(bool),
+    /// A desktop notification.
+    Notify(String),
+    /// Scan the roots again.
+    Rescan,
+    /// What the library's thread should keep an eye on.
+    Watch(Watch),
+    /// Load an image's page.
+    LoadPage(PageRequest),
+    /// Load the cells of the map.
+    LoadGrid(GridRequest),
+    /// Find out what lies under the map's cursor.
+    LoadCursor(CursorRequest),
+    /// Make the plan of a job.
+    Plan(PlanRequest),
+    /// Start a job.
+    Submit(JobSpec),
+    /// Sample the jobs.
+    SampleJobs,
+    /// Cancel a job.
+    CancelJob(JobId),
+    /// Pause a job, or let it go on.
+    PauseJob(JobId, bool),
+    /// Take ended jobs off the list.
+    ForgetJobs,
+    /// Write the commented configuration to this file.
+    WriteConfig(PathBuf),
+}

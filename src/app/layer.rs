@@ -1,0 +1,100 @@
+//! What can lie on top of a screen. The topmost takes every key; Esc takes it off.
+
+use std::path::PathBuf;
+
+use super::action::Action;
+use super::command::{COMMANDS, Command, Scope};
+use super::filter::Fuzzy;
+use super::input::Input;
+use super::key::Keymap;
+use super::model::{Model, Screen};
+use crate::engine::error::Result as Outcome;
+use crate::engine::ops::plan::Plan;
+
+/// A layer.
+#[derive(Debug, Clone)]
+pub enum Layer {
+    /// What can be done here.
+    Help(Help),
+    /// Every command.
+    Palette(Palette),
+    /// The library's filter is being typed; its text is in the library's state.
+    Filter,
+    /// An offset is being typed for the map's cursor, with why the last one was wrong.
+    GoTo(Input, Option<String>),
+    /// Converting an image: form and plan.
+    Convert(Box<Convert>),
+    /// Quitting while jobs run: the choice under the cursor.
+    Quit(usize),
+    /// A text to read in full: title, lines, first line shown.
+    Text(String, Vec<String>, usize),
+}
+
+/// The help of a screen.
+#[derive(Debug, Clone, Default)]
+pub struct Help {
+    /// What is searched for.
+    pub search: Input,
+    /// First line shown.
+    pub top: usize,
+}
+
+impl Help {
+    /// The commands to show for `screen`, in the order of the table with the screen's own first.
+    pub fn rows(&self, screen: Screen, keymap: &Keymap) -> Vec<&'static Command> {
+        let scopes = Scope::of(screen);
+        let mut rows: Vec<&Command> = scopes.iter().flat_map(|s| COMMANDS.iter().filter(move |c| c.scope == *s)).collect();
+        if !self.search.is_empty() {
+            let mut fuzzy = Fuzzy::new(self.search.text());
+            rows.retain(|c| {
+                let keys: Vec<String> = keymap.keys(c).iter().map(ToString::to_string).collect();
+                keys.iter().any(|k| k == self.search.text()) || fuzzy.score(&format!("{} {}", c.title, c.doc)).is_some()
+            });
+        }
+        rows
+    }
+}
+
+/// The palette: every command, found by typing.
+#[derive(Debug, Clone, Default)]
+pub struct Palette {
+    /// What is typed.
+    pub input: Input,
+    /// Line under the cursor.
+    pub selected: usize,
+}
+
+impl Palette {
+    /// The commands that match, best first; those of other screens come last and say so.
+    pub fn rows(&self, model: &Model) -> Vec<(&'static Command, Result<(), String>)> {
+        let scopes = Scope::of(model.screen);
+        let state = |c: &Command| {
+            if scopes.contains(&c.scope) { (c.enabled)(model) } else { Err(format!("works on the screen {}", c.scope.title())) }
+        };
+        let mut fuzzy = Fuzzy::new(self.input.text());
+        let mut rows: Vec<_> = COMMANDS
+            .iter()
+            .filter(|c| !matches!(c.action, Action::Interrupt | Action::Palette))
+            .filter_map(|c| Some((fuzzy.score(&format!("{} {} {}", c.title, c.id, c.doc))?, c, state(c))))
+            .collect();
+        let by_score = !self.input.is_empty();
+        rows.sort_by_key(|(score, c, state)| {
+            let moving = c.scope == Scope::Moving;
+            (state.is_err(), if by_score { u32::MAX - score } else { u32::from(moving) })
+        });
+        rows.into_iter().map(|(_, c, state)| (c, state)).collect()
+    }
+}
+
+/// The form of a conversion to raw.
+#[derive(Debug, Clone)]
+pub struct Convert {
+    /// The image.
+    pub source: PathBuf,
+    /// Where to.
+    pub target: Input,
+    /// Which field or button has the cursor: 0 the path, 1 the start button, 2 the cancel button.
+    pub field: usize,
+    /// What will happen, or why it cannot; `None` while it is found out.
+    pub plan: Option<Outcome<Plan>>,
+}

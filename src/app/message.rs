@@ -1,0 +1,79 @@
+//! Everything that can happen to the workbench, as typed values: they can be logged, replayed and tested.
+
+use std::sync::Arc;
+
+use super::key::Key;
+use super::state::jobs::JobRow;
+use super::worker::image::{CursorLoaded, GridLoaded, PageLoaded, SharesLoaded};
+use super::worker::jobs::PlanMade;
+use super::worker::library::Snapshot;
+use crate::engine::io::locks::LockState;
+use crate::engine::job::JobEdge;
+use crate::engine::library::EntryId;
+
+/// One happening.
+#[derive(Debug)]
+pub enum Message {
+    /// A key.
+    Key(Key),
+    /// Text was pasted.
+    Paste(String),
+    /// The mouse did something at column, row.
+    Mouse(Mouse, u16, u16),
+    /// The screen has a new size: columns, rows.
+    Resize(u16, u16),
+    /// The terminal window got or lost the focus.
+    Focus(bool),
+    /// Time passed while something moves.
+    Tick,
+    /// SIGTERM, SIGHUP or SIGINT: save and go.
+    Terminate(i32),
+    /// SIGTSTP from outside.
+    Stop,
+    /// SIGCONT: somebody else stopped us and the terminal may be in any state.
+    Continue,
+    /// The library as it is now.
+    Library(Box<Snapshot>),
+    /// Locks were asked again.
+    Locks(Vec<(EntryId, LockState)>),
+    /// Bytes that images store themselves were counted.
+    Allocated(Vec<(EntryId, u64)>),
+    /// A page was read.
+    Page(Box<PageLoaded>),
+    /// Each layer's share was counted.
+    Shares(Box<SharesLoaded>),
+    /// The map's cells were read.
+    Grid(Box<GridLoaded>),
+    /// What lies under the map's cursor.
+    Cursor(Box<CursorLoaded>),
+    /// A job went into another state.
+    Edge(JobEdge),
+    /// A plan was made.
+    Plan(Box<PlanMade>),
+    /// The jobs as they are now.
+    Jobs(Vec<JobRow>),
+    /// Something to tell at the bottom of the screen.
+    Told(Arc<str>, Level),
+}
+
+/// What the mouse did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mouse {
+    /// The left button went down.
+    Press,
+    /// The wheel turned up.
+    WheelUp,
+    /// The wheel turned down.
+    WheelDown,
+}
+
+/// How grave a notice is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// It went well.
+    Info,
+    /// Worth a look.
+    Warning,
+    /// It failed.
+    Error,
+}

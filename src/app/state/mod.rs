@@ -1,0 +1,8 @@
+//! The model's parts, one per screen: plain data with the little arithmetic that belongs to it.
+
+pub mod guide;
+pub mod jobs;
+pub mod library;
+pub mod map;
+pub mod page;
+pub mod scroll;

@@ -1,0 +1,262 @@
+//! Reading one image in the background: its page, each layer's share, the cells of its map and what lies under the map's cursor.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Outbox;
+use super::latest::Latest;
+use crate::app::message::Message;
+use crate::engine::chain::{Chain, Disk, OpenOptions};
+use crate::engine::error::{Context, Error, ErrorKind, Result};
+use crate::engine::extents::{Cell, Cells, downsample};
+use crate::engine::format::Format;
+use crate::engine::format::probe::Match;
+use crate::engine::inspect;
+use crate::engine::io::gate::Gate;
+use crate::engine::io::locks::{LockState, state_at};
+use crate::engine::library::Stamp;
+use crate::engine::model::{ChainNode, Extent};
+
+/// Asks for an image's page.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PageRequest {
+    /// Numbers the requests: an answer to an older one is dropped.
+    pub generation: u64,
+    /// The image.
+    pub path: PathBuf,
+    /// The folders references may lead into, besides the image's own.
+    pub roots: Vec<PathBuf>,
+}
+
+/// What a page shows.
+#[derive(Debug)]
+pub struct PageData {
+    /// The chain, top first.
+    pub nodes: Vec<ChainNode>,
+    /// Everything the file may be.
+    pub matches: Vec<Match>,
+    /// What is wrong or odd, the worst first.
+    pub problems: Vec<String>,
+    /// How it is.
+    pub health: crate::engine::Health,
+    /// Who holds it.
+    pub lock: LockState,
+    /// Length of the file in bytes.
+    pub len: u64,
+    /// Last change, seconds since 1970.
+    pub modified: i64,
+}
+
+/// Answers a [`PageRequest`].
+#[derive(Debug)]
+pub struct PageLoaded {
+    /// Of the request.
+    pub generation: u64,
+    /// The page.
+    pub page: Result<Arc<PageData>>,
+}
+
+/// Each layer's share of what a guest sees; follows [`PageLoaded`].
+#[derive(Debug)]
+pub struct SharesLoaded {
+    /// Of the request.
+    pub generation: u64,
+    /// Of the whole disk.
+    pub shares: Result<Cell>,
+}
+
+/// Asks for cells of the map.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GridRequest {
+    /// Numbers the requests.
+    pub generation: u64,
+    /// The image.
+    pub path: PathBuf,
+    /// The folders references may lead into.
+    pub roots: Vec<PathBuf>,
+    /// Only this layer (0 is the top); `None` shows the chain as a guest sees it.
+    pub only: Option<usize>,
+    /// Guest bytes; `None` is the whole disk.
+    pub window: Option<(u64, u64)>,
+    /// How many cells.
+    pub cells: usize,
+}
+
+/// A layer of the map.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MapLayer {
+    /// The image file.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Option<Format>,
+    /// Bytes a guest would see of it.
+    pub size: u64,
+}
+
+/// Answers a [`GridRequest`].
+#[derive(Debug)]
+pub struct GridLoaded {
+    /// Of the request.
+    pub generation: u64,
+    /// Layers, top first, the bytes of the disk, and the cells.
+    pub grid: Result<(Vec<MapLayer>, u64, Cells)>,
+}
+
+/// Asks what lies at a guest byte.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CursorRequest {
+    /// Numbers the requests.
+    pub generation: u64,
+    /// The image.
+    pub path: PathBuf,
+    /// The folders references may lead into.
+    pub roots: Vec<PathBuf>,
+    /// Only this layer.
+    pub only: Option<usize>,
+    /// Guest byte.
+    pub offset: u64,
+}
+
+/// Answers a [`CursorRequest`].
+#[derive(Debug)]
+pub struct CursorLoaded {
+    /// Of the request.
+    pub generation: u64,
+    /// The extent, and the host file it lies in.
+    pub under: Result<(Extent, Option<PathBuf>)>,
+}
+
+/// The threads that read images.
+pub struct ImageWorkers {
+    /// Pages.
+    pub page: Latest<PageRequest>,
+    /// Maps.
+    pub grid: Latest<GridRequest>,
+    /// What lies under the cursor.
+    pub cursor: Latest<CursorRequest>,
+}
+
+impl ImageWorkers {
+    /// Starts them.
+    ///
+    /// Errors: the system gives no thread.
+    pub fn spawn(out: &Outbox) -> std::io::Result<Self> {
+        let (to_page, to_grid, to_cursor) = (out.clone(), out.clone(), out.clone());
+        let (mut for_grid, mut for_cursor) = (Opened::default(), Opened::default());
+        Ok(ImageWorkers {
+            page: Latest::spawn("cowshed-page", move |r: PageRequest, stop| load_page(&r, stop, &to_page))?,
+            grid: Latest::spawn("cowshed-map", move |r: GridRequest, stop| {
+                let grid = guarded(|| load_grid(&mut for_grid, &r, stop));
+                if !matches!(&grid, Err(e) if e.kind() == ErrorKind::Cancelled) {
+                    let _ = to_grid.send(Message::Grid(Box::new(GridLoaded { generation: r.generation, grid })));
+                }
+            })?,
+            cursor: Latest::spawn("cowshed-cursor", move |r: CursorRequest, _| {
+                let under = guarded(|| load_cursor(&mut for_cursor, &r));
+                let _ = to_cursor.send(Message::Cursor(Box::new(CursorLoaded { generation: r.generation, under })));
+            })?,
+        })
+    }
+}
+
+/// A defect in reading one image must not end the thread.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "reading this image hit a defect in cowshed")))
+}
+
+fn options(path: &Path, roots: &[PathBuf]) -> OpenOptions {
+    let gate = roots.iter().fold(Gate::around(path), |gate, root| gate.allow(root));
+    OpenOptions { gate: Some(gate), ..OpenOptions::default() }
+}
+
+fn load_page(request: &PageRequest, stop: &dyn Fn() -> bool, out: &Outbox) {
+    let generation = request.generation;
+    let mut chain = None;
+    let page = guarded(|| {
+        let meta = std::fs::metadata(&request.path).path(&request.path)?;
+        let inspection = inspect(&request.path, &options(&request.path, &request.roots))?;
+        let nodes = inspection.chain.nodes.clone();
+        chain = Some(inspection.chain);
+        Ok(Arc::new(PageData {
+            nodes,
+            matches: inspection.matches,
+            problems: inspection.problems,
+            health: inspection.health,
+            lock: state_at(&request.path),
+            len: meta.len(),
+            modified: Stamp::of(&meta).modified(),
+        }))
+    });
+    let _ = out.send(Message::Page(Box::new(PageLoaded { generation, page })));
+    let Some(chain) = chain else { return };
+    let shares = guarded(|| {
+        let disk = chain.disk()?;
+        Ok(downsample(&disk, 0, disk.size(), 1, stop)?.total)
+    });
+    if !matches!(&shares, Err(e) if e.kind() == ErrorKind::Cancelled) {
+        let _ = out.send(Message::Shares(Box::new(SharesLoaded { generation, shares })));
+    }
+}
+
+/// The chain opened last: moving and zooming opens nothing again, unless the file changed.
+#[derive(Default)]
+struct Opened {
+    held: Option<(PathBuf, Stamp, Arc<Chain>)>,
+}
+
+impl Opened {
+    fn chain(&mut self, path: &Path, roots: &[PathBuf]) -> Result<Arc<Chain>> {
+        let stamp = Stamp::of(&std::fs::metadata(path).path(path)?);
+        if let Some((held, at, chain)) = &self.held
+            && held == path
+            && *at == stamp
+        {
+            return Ok(chain.clone());
+        }
+        self.held = None;
+        let chain = Arc::new(Chain::open(path, &options(path, roots))?);
+        self.held = Some((path.to_path_buf(), stamp, chain.clone()));
+        Ok(chain)
+    }
+}
+
+/// The disk to show: the chain's, or one layer of it alone.
+fn disk(chain: &Chain, only: Option<usize>) -> Result<Disk> {
+    match only {
+        None => chain.disk(),
+        Some(depth) => match chain.layers.get(depth) {
+            Some(layer) => Ok(Disk::new(vec![layer.clone()])),
+            None => Err(Error::usage("there is no such layer")),
+        },
+    }
+}
+
+fn load_grid(opened: &mut Opened, r: &GridRequest, stop: &dyn Fn() -> bool) -> Result<(Vec<MapLayer>, u64, Cells)> {
+    let chain = opened.chain(&r.path, &r.roots)?;
+    let layers = chain.nodes.iter().zip(&chain.layers);
+    let layers =
+        layers.map(|(n, l)| MapLayer { path: n.path.clone(), format: n.format, size: l.size() }).collect::<Vec<MapLayer>>();
+    let size = layers.first().map_or(0, |l| l.size);
+    let disk = disk(&chain, r.only)?;
+    let (start, end) = r.window.unwrap_or((0, size));
+    let mut cells = downsample(&disk, start, end, r.cells, stop)?;
+    if let Some(depth) = r.only {
+        // The one layer shown keeps its own number.
+        for cell in cells.cells.iter_mut().chain([&mut cells.total]) {
+            if !cell.by_depth.is_empty() {
+                cell.by_depth.splice(0..0, std::iter::repeat_n(0, depth));
+            }
+        }
+    }
+    Ok((layers, size, cells))
+}
+
+fn load_cursor(opened: &mut Opened, r: &CursorRequest) -> Result<(Extent, Option<PathBuf>)> {
+    let chain = opened.chain(&r.path, &r.roots)?;
+    let disk = disk(&chain, r.only)?;
+    let mut extent = disk.extent(r.offset, u64::MAX)?;
+    let file = extent.place.and_then(|p| Some(disk.files(extent.depth).get(p.file)?.path()?.to_path_buf()));
+    extent.depth += r.only.unwrap_or(0);
+    Ok((extent, file))
+}

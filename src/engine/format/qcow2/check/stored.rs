@@ -1,0 +1,79 @@
+//! The refcounts as the file has them, read block by block and kept within bounds.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::engine::error::Result;
+use crate::engine::format::qcow2::header::Header;
+use crate::engine::format::qcow2::refcounts::count_at;
+use crate::engine::format::qcow2::tables::OFFSET;
+use crate::engine::io::bytes::be64;
+use crate::engine::io::{Device, read_padded, read_vec};
+use crate::engine::limits::MAX_REFTABLE_BYTES;
+
+/// Bytes of refcount blocks kept, at most.
+const KEEP: u64 = 32 << 20;
+
+/// The refcount table, and blocks as they are asked for.
+pub(super) struct Stored {
+    dev: Device,
+    order: u32,
+    cluster_bits: u32,
+    /// Raw table entries.
+    pub(super) table: Vec<u64>,
+    cache: Mutex<HashMap<u64, Arc<Vec<u8>>>>,
+}
+
+/// The block a thread looked at last: counts are asked for in runs.
+#[derive(Default)]
+pub(super) struct Last(Option<(u64, Option<Arc<Vec<u8>>>)>);
+
+impl Stored {
+    /// Reads the refcount table. Errors: it cannot be read.
+    pub(super) fn open(dev: Device, header: &Header) -> Result<Self> {
+        let len = u64::from(header.reftable_clusters) << header.cluster_bits;
+        let bytes = read_vec(dev.as_ref(), header.reftable_offset, len, MAX_REFTABLE_BYTES)
+            .map_err(|e| e.op("read the refcount table"))?;
+        let table = (0..bytes.len() / 8).filter_map(|i| be64(&bytes, i * 8)).collect();
+        Ok(Stored { dev, order: header.refcount_order, cluster_bits: header.cluster_bits, table, cache: Mutex::default() })
+    }
+
+    /// Counts in a block.
+    pub(super) fn per_block(&self) -> u64 {
+        1 << (self.cluster_bits + 3 - self.order)
+    }
+
+    /// Where block `n` is, when the table has a believable place for it.
+    pub(super) fn block_offset(&self, n: u64) -> Option<u64> {
+        let entry = *self.table.get(usize::try_from(n).ok()?)?;
+        let offset = entry & OFFSET;
+        let good = offset != 0 && entry == offset && offset.trailing_zeros() >= self.cluster_bits && offset < self.dev.len();
+        good.then_some(offset)
+    }
+
+    fn block(&self, n: u64) -> Option<Arc<Vec<u8>>> {
+        let offset = self.block_offset(n)?;
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(b) = cache.get(&n) {
+            return Some(b.clone());
+        }
+        let mut bytes = vec![0u8; 1 << self.cluster_bits];
+        read_padded(self.dev.as_ref(), offset, &mut bytes).ok()?;
+        let block = Arc::new(bytes);
+        if (cache.len() as u64) << self.cluster_bits >= KEEP {
+            cache.clear();
+        }
+        cache.insert(n, block.clone());
+        Some(block)
+    }
+
+    /// The stored count of `cluster`; 0 where there is no block.
+    pub(super) fn get(&self, cluster: u64, last: &mut Last) -> u64 {
+        let (n, index) = (cluster / self.per_block(), cluster % self.per_block());
+        if last.0.as_ref().is_none_or(|(at, _)| *at != n) {
+            last.0 = Some((n, self.block(n)));
+        }
+        let block = last.0.as_ref().and_then(|(_, b)| b.as_ref());
+        block.and_then(|b| count_at(b, self.order, index)).unwrap_or(0)
+    }
+}

@@ -1,0 +1,178 @@
+//! The course of a conversion, from the locks to the name.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::baseline::Baseline;
+use super::copy::{Copy, Manner};
+use super::source::Sources;
+use super::spec::ConvertSpec;
+use super::target::Target;
+use super::verify;
+use crate::engine::error::{Error, ErrorKind, Result};
+use crate::engine::format::write::NewBacking;
+use crate::engine::job::JobContext;
+use crate::engine::ops::Outcome;
+use crate::engine::ops::pipeline::{self, Pace};
+use crate::engine::ops::plan::Plan;
+
+/// Time between durable points. Each costs a flush, which the disk must do sooner or later anyway.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// What the journal keeps for a resume.
+#[derive(serde::Serialize, serde::Deserialize, PartialEq)]
+struct State {
+    /// The conversion, apart from what does not change the result.
+    plan: ConvertSpec,
+    /// Every file read: path, device, inode, length, time of change.
+    sources: Vec<(PathBuf, u64, u64, u64, i64, i64)>,
+    /// The partial file.
+    partial: PathBuf,
+    /// Files beside it.
+    extras: Vec<String>,
+}
+
+/// Does it. `kept` is set when partial files were left on purpose.
+pub(super) fn run(spec: &ConvertSpec, plan: &Plan, job: &JobContext, kept: &AtomicBool) -> Result<Outcome> {
+    if let Some(rate) = spec.rate {
+        job.set_limit(rate);
+    }
+    let sources = Sources::open(spec)?;
+    sources.refuse(&spec.target)?;
+    let _held = sources.hold(spec.force_share)?;
+    let (baseline, backing) = Baseline::open(spec, &sources)?.unzip();
+    let target = match resumed(spec, &sources, backing.clone(), job)? {
+        Some(target) => target,
+        None => Target::open(spec, &sources, sources.size(), backing)?,
+    };
+    let passes = 1 + u64::from(spec.verify);
+    job.progress.set_total(plan.read_bytes.saturating_mul(passes).max(1));
+    job.progress.set_phase("copying");
+    job.log(format!("{}: {} bytes of data on a disk of {}", plan.title, plan.read_bytes, sources.size()));
+
+    let state = State {
+        plan: ConvertSpec { resume: false, threads: None, rate: None, ..spec.clone() },
+        sources: fingerprint(&sources),
+        partial: crate::engine::ops::stage::partial_name(&spec.target),
+        extras: target.extras(),
+    };
+    let state = serde_json::to_value(&state).unwrap_or_default();
+    let journaled = job.journaled() && target.resumable();
+    let mark = |done: u64| {
+        if journaled {
+            job.mark(done, state.clone());
+        }
+    };
+    mark(target.from);
+    let manner =
+        Manner { blank: target.blank, compress: spec.compress, sparse: spec.sparse, salvage: spec.salvage, digests: spec.verify };
+    let copy = Copy {
+        sources: &sources,
+        // What an existing target holds is not known, so nothing of it can be taken for granted.
+        baseline: baseline.as_ref().filter(|_| target.blank),
+        writer: target.writer.clone(),
+        job,
+        manner,
+        target: spec.target.clone(),
+        mark: &mark,
+        pieces: Mutex::default(),
+        lost: AtomicU64::new(0),
+    };
+    let pace = Pace { workers: workers(spec), settle_every: journaled.then_some(SETTLE) };
+    let copied = pipeline::run(&copy, target.from, pace, job).and_then(|()| sources.unchanged());
+    let Copy { pieces, lost, .. } = copy;
+    let mut target = target;
+    if let Err(e) = copied {
+        // Stopped by a person who wants to go on later, or by a full disk: what is durable stays.
+        let keep = journaled && (job.leaving() || e.kind() == ErrorKind::NoSpace) && job.progress.snapshot(false).durable > 0;
+        target.keep(keep);
+        kept.store(keep, Relaxed);
+        return Err(if keep {
+            e.hint("make space and run the same conversion with --resume: it goes on where it stopped")
+        } else {
+            e
+        });
+    }
+    job.progress.set_phase("making it durable");
+    target.writer.finish()?;
+    target.flush()?;
+    mark(sources.size());
+    if spec.verify {
+        job.progress.set_phase("verifying");
+        let pieces = pieces.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        verify::compare(&target, &sources, pieces, job)?;
+    }
+    job.finishing()?;
+    let made = target.commit()?;
+    let mut outcome = Outcome { summary: format!("{} is complete", spec.target.display()), made };
+    let lost = lost.load(Relaxed);
+    if lost > 0 {
+        outcome.summary.push_str(&format!(", but {lost} bytes could not be read and are zeros"));
+    }
+    if spec.checksum {
+        outcome.made.push(verify::checksum(&spec.target)?);
+    }
+    job.log(outcome.summary.clone());
+    Ok(outcome)
+}
+
+fn fingerprint(sources: &Sources) -> Vec<(PathBuf, u64, u64, u64, i64, i64)> {
+    sources.fingerprint().into_iter().map(|(p, id, len, s, ns)| (p, id.dev, id.ino, len, s, ns)).collect()
+}
+
+/// Worker threads: while some wait for the disk, others compute.
+fn workers(spec: &ConvertSpec) -> usize {
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    spec.threads.unwrap_or(processors + 2).clamp(1, 16)
+}
+
+/// The target of an earlier run, when there is one to go on with and that was asked for; says why not when there is none.
+fn resumed(spec: &ConvertSpec, sources: &Sources, backing: Option<NewBacking>, job: &JobContext) -> Result<Option<Target>> {
+    if !spec.resume {
+        return Ok(None);
+    }
+    let why = match job.earlier() {
+        None => "no earlier run of it is in the journal".to_string(),
+        Some((durable, state)) => match check(spec, sources, &state) {
+            Err(why) => why,
+            Ok(state) => match Target::resume(spec, sources, backing, &state.extras, durable) {
+                Ok(target) => {
+                    job.log(format!("goes on at {durable}, where an earlier run was durable"));
+                    job.progress.add_skipped(durable);
+                    return Ok(Some(target));
+                }
+                Err(e) if e.kind() == ErrorKind::Locked => return Err(e),
+                Err(e) => e.to_string(),
+            },
+        },
+    };
+    job.log(format!("begins anew: {why}"));
+    Ok(None)
+}
+
+/// Compares what the journal has with what is asked now.
+fn check(spec: &ConvertSpec, sources: &Sources, state: &serde_json::Value) -> Result<State, String> {
+    let old: State = serde_json::from_value(state.clone()).map_err(|e| format!("the journal is not understood ({e})"))?;
+    let now = ConvertSpec { resume: false, threads: None, rate: None, ..spec.clone() };
+    if old.plan != now {
+        return Err("the earlier run was asked for something else".into());
+    }
+    let fresh = fingerprint(sources);
+    if let Some((path, ..)) = old.sources.iter().find(|f| !fresh.contains(f)) {
+        return Err(format!("{} has changed since", path.display()));
+    }
+    if old.sources.len() != fresh.len() {
+        return Err("the source consists of other files now".into());
+    }
+    Ok(old)
+}
+
+/// An error of ours for a target that does not hold what was written.
+pub(super) fn differs(offset: u64) -> Error {
+    Error::new(ErrorKind::Corrupt, "the target does not read back as it was written")
+        .op("verify")
+        .at(offset)
+        .hint("the disk or its driver loses data; nothing was left under the final name")
+}

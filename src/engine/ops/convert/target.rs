@@ -1,0 +1,169 @@
+//! Where a conversion writes: a new image under a partial name, an image that is there already, or a block device.
+
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::source::Sources;
+use super::spec::ConvertSpec;
+use crate::engine::chain::{Chain, Disk, OpenOptions};
+use crate::engine::error::{Context, Error, Result};
+use crate::engine::format::Source;
+use crate::engine::format::write::{Below, CreateSpec, DiskWriter, NewBacking, NewFiles, OpenOther, WriteSource};
+use crate::engine::io::WriteDevice;
+use crate::engine::io::direct::Direct;
+use crate::engine::io::file::FileDevice;
+use crate::engine::io::gate::Gate;
+use crate::engine::io::locks::{self, Guard, LockMode};
+use crate::engine::ops::stage::Stage;
+
+/// The target of a running conversion.
+pub(super) struct Target {
+    pub(super) writer: Arc<dyn DiskWriter>,
+    /// It reads as zeros, or as its backing file, where nothing is written.
+    pub(super) blank: bool,
+    /// Guest bytes that are there from an earlier run.
+    pub(super) from: u64,
+    place: Place,
+}
+
+enum Place {
+    New(Box<Stage>),
+    Existing(PathBuf, WriteDevice, #[allow(dead_code)] Guard),
+}
+
+/// A block device, or a file that stays in its place: there are no further files.
+struct InPlace(WriteDevice);
+
+impl NewFiles for InPlace {
+    fn image(&self) -> WriteDevice {
+        self.0.clone()
+    }
+    fn extra(&self, name: &str) -> Result<WriteDevice> {
+        Err(Error::usage(format!("this kind of image needs a further file ({name}), which cannot stand beside a block device")))
+    }
+}
+
+impl Target {
+    /// Makes or opens the target of `spec`, for a disk of `size` bytes.
+    pub(super) fn open(spec: &ConvertSpec, sources: &Sources, size: u64, backing: Option<NewBacking>) -> Result<Target> {
+        if spec.compress && !spec.format.entry().caps.compression {
+            return Err(Error::unsupported(format!("{} images cannot store data compressed", spec.format))
+                .op("convert")
+                .hint("leave out -c, or choose qcow2"));
+        }
+        if spec.in_place {
+            return Target::existing(spec, size);
+        }
+        let create = spec.format.entry().create.ok_or_else(|| {
+            Error::unsupported(format!("cowshed does not make {} images", spec.format)).hint("see `cowshed formats`")
+        })?;
+        let wanted = CreateSpec {
+            size,
+            options: spec.options.clone(),
+            backing,
+            file_name: spec.target.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        };
+        wanted.check(spec.format, spec.format.entry().options)?;
+        if std::fs::metadata(&spec.target).is_ok_and(|m| m.file_type().is_block_device()) {
+            let (dev, guard) = device(&spec.target)?;
+            let writer = create(&wanted, &InPlace(dev.clone())).path(&spec.target)?;
+            // A format writes tables that say what is zero; the plain bytes of a device are what they were.
+            let blank = spec.target_is_zero || spec.format != crate::engine::format::Format::Raw;
+            return Ok(Target { writer, blank, from: 0, place: Place::Existing(spec.target.clone(), dev, guard) });
+        }
+        let stage = Stage::new(&spec.target, sources.ids())?;
+        let writer = create(&wanted, &stage).path(&spec.target)?;
+        Ok(Target { writer, blank: true, from: 0, place: Place::New(Box::new(stage)) })
+    }
+
+    /// `-n`: the image that is there.
+    fn existing(spec: &ConvertSpec, size: u64) -> Result<Target> {
+        let open = spec
+            .format
+            .entry()
+            .open_write
+            .ok_or_else(|| Error::unsupported(format!("cowshed does not write into {} images", spec.format)))?;
+        // What it stands on is read through while it is written; the image itself is opened once more below, locked.
+        let gate = spec.roots.iter().fold(Gate::around(&spec.target), |g, r| g.allow(r)).follow(spec.follow);
+        let options = OpenOptions { format: Some(spec.format), gate: Some(gate.clone()), ..OpenOptions::default() };
+        let chain = Chain::open(&spec.target, &options)?;
+        chain.disk()?;
+        let layers = chain.layers.get(1..).unwrap_or_default().to_vec();
+        let below = (!layers.is_empty()).then(|| Below(Arc::new(Disk::new(layers))));
+        let (dev, guard) = device(&spec.target)?;
+        let source = Source { dev: dev.clone(), path: spec.target.clone(), gate: gate.clone() };
+        let other: OpenOther = Arc::new(move |from, name| Ok(Arc::new(Direct::for_writing(gate.open_rw(from, name)?))));
+        let writer = open(WriteSource { dev: dev.clone(), source, below, other }).path(&spec.target)?;
+        if writer.size() < size {
+            return Err(Error::usage(format!("the target holds {} bytes and {size} are to be written", writer.size()))
+                .op("convert")
+                .path(&spec.target)
+                .hint("resize it first"));
+        }
+        Ok(Target { writer, blank: spec.target_is_zero, from: 0, place: Place::Existing(spec.target.clone(), dev, guard) })
+    }
+
+    /// What an earlier run of the same conversion left, going on at guest byte `from`.
+    pub(super) fn resume(
+        spec: &ConvertSpec,
+        sources: &Sources,
+        backing: Option<NewBacking>,
+        extras: &[String],
+        from: u64,
+    ) -> Result<Target> {
+        let open = spec
+            .format
+            .entry()
+            .open_write
+            .filter(|_| extras.is_empty())
+            .ok_or_else(|| Error::unsupported(format!("a half-written {} image cannot be gone on with", spec.format)))?;
+        let stage = Stage::resume(&spec.target, extras, sources.ids())?;
+        let dev = stage.image();
+        let source = Source { dev: dev.clone(), path: stage.partial(), gate: Gate::around(&spec.target) };
+        let below = backing.and_then(|b| b.disk);
+        let writer = open(WriteSource { below, ..WriteSource::alone(dev, source) })?;
+        Ok(Target { writer, blank: true, from, place: Place::New(Box::new(stage)) })
+    }
+
+    /// Names of the files beside the image itself.
+    pub(super) fn extras(&self) -> Vec<String> {
+        match &self.place {
+            Place::New(stage) => stage.extras(),
+            Place::Existing(..) => Vec::new(),
+        }
+    }
+    /// True when it is made under a partial name, so that a later run can go on with it.
+    pub(super) fn resumable(&self) -> bool {
+        matches!(self.place, Place::New(_)) && !self.writer.sequential()
+    }
+    /// The partial files stay when this is dropped.
+    pub(super) fn keep(&mut self, keep: bool) {
+        if let Place::New(stage) = &mut self.place {
+            stage.keep(keep);
+        }
+    }
+    /// Everything is durable after this, still without its name.
+    pub(super) fn flush(&self) -> Result<()> {
+        match &self.place {
+            Place::New(stage) => stage.flush(),
+            Place::Existing(_, dev, _) => dev.flush(),
+        }
+    }
+    /// The image gets its name.
+    pub(super) fn commit(self) -> Result<Vec<PathBuf>> {
+        // The writer holds devices of the stage's; it has nothing more to say.
+        drop(self.writer);
+        match self.place {
+            Place::New(stage) => stage.commit(),
+            Place::Existing(path, dev, _) => dev.flush().map(|()| vec![path]),
+        }
+    }
+}
+
+/// The existing file or device at `path`, held for writing.
+fn device(path: &std::path::Path) -> Result<(WriteDevice, Guard)> {
+    let dev = FileDevice::open_rw(path)?;
+    let guard = locks::lock(&dev, LockMode::Resize)?;
+    Ok((Arc::new(Direct::for_writing(dev)), guard))
+}

@@ -1,0 +1,106 @@
+//! What lies on top of a screen.
+
+mod convert;
+mod help;
+mod palette;
+
+use ratatui::layout::Rect;
+use ratatui::style::Modifier;
+use ratatui::widgets::{Clear, Widget as _};
+
+use super::pen::{paint_row, put};
+use super::text::{cut_front, width, wrap};
+use super::theme::Role;
+use super::{Canvas, frame};
+use crate::app::hits::Hit;
+use crate::app::input::Input;
+use crate::app::layer::Layer;
+
+/// Draws a layer over the whole screen's area.
+pub fn draw(c: &mut Canvas<'_>, screen: Rect, layer: &Layer) {
+    match layer {
+        // In the library's own bar.
+        Layer::Filter => {}
+        Layer::Help(h) => help::draw(c, screen, h),
+        Layer::Palette(p) => palette::draw(c, screen, p),
+        Layer::Convert(form) => convert::draw(c, screen, form),
+        Layer::GoTo(text, why) => go_to(c, screen, text, why.as_deref()),
+        Layer::Quit(at) => quit(c, screen, *at),
+        Layer::Text(title, lines, top) => text(c, screen, title, lines, *top),
+    }
+}
+
+/// An empty box in the middle of the screen, with its title; gives the area inside.
+fn open(c: &mut Canvas<'_>, screen: Rect, columns: u16, rows: u16, title: &str) -> Rect {
+    let (w, h) = (columns.min(screen.width.saturating_sub(4)), rows.min(screen.height.saturating_sub(2)));
+    let area = Rect { x: screen.x + (screen.width - w) / 2, y: screen.y + (screen.height - h) / 2, width: w, height: h };
+    // A column of air on both sides, so that the frame stands off from what is below.
+    let air = Rect { x: area.x.saturating_sub(1), width: (w + 2).min(screen.width), ..area };
+    Clear.render(air.intersection(c.buf.area), c.buf);
+    c.buf.set_style(air.intersection(c.buf.area), c.look.style(Role::Text));
+    c.hits.add(screen, Hit::Pane(c.m.pane()));
+    c.hits.add(area, Hit::Inside);
+    let style = c.look.style(Role::Focus);
+    frame::outline(c, area, style);
+    c.put(area, 2, 0, &format!(" {title} "), Role::Title);
+    Rect { x: area.x + 2, y: area.y + 1, width: w.saturating_sub(4), height: h.saturating_sub(2) }
+}
+
+/// A line being typed, with its cursor.
+fn input(c: &mut Canvas<'_>, area: Rect, x: u16, y: u16, input: &Input, focused: bool) {
+    let (before, after) = input.split();
+    let room = usize::from(area.width.saturating_sub(x));
+    let ahead = width(after).min(room / 2).max(1);
+    let at = c.put(area, x, y, &cut_front(before, room.saturating_sub(ahead), c.look.symbols.ellipsis), Role::Strong);
+    let first = after.chars().next().map_or(" ".to_string(), |ch| ch.to_string());
+    let style = c.look.style(Role::Strong);
+    let style = if focused { style.add_modifier(Modifier::REVERSED) } else { style };
+    let at = put(c.buf, area, at, y, &first, style);
+    c.put(area, at, y, after.get(first.len()..).unwrap_or_default(), Role::Strong);
+}
+
+/// Keys and what they do, at the foot of a dialog.
+fn hints(c: &mut Canvas<'_>, area: Rect, y: u16, hints: &[(&str, &str)]) {
+    let mut x = 0;
+    for (key, word) in hints {
+        x = c.put(area, x, y, key, Role::Accent) + 1;
+        x = c.put(area, x, y, word, Role::Dim) + 3;
+    }
+}
+
+fn go_to(c: &mut Canvas<'_>, screen: Rect, typed: &Input, why: Option<&str>) {
+    let area = open(c, screen, 52, 6, "Go to");
+    c.put(area, 0, 0, "offset:", Role::Dim);
+    input(c, area, 8, 0, typed, true);
+    match why {
+        Some(why) => c.put(area, 0, 2, why, Role::Bad),
+        None => c.put(area, 0, 2, "10G, 512M, 0x1f0000 or plain bytes", Role::Dim),
+    };
+    hints(c, area, 3, &[("Enter", "go"), ("Esc", "back")]);
+}
+
+fn quit(c: &mut Canvas<'_>, screen: Rect, at: usize) {
+    let live = c.m.live_jobs();
+    let area = open(c, screen, 64, 9, "Quit?");
+    let text = if live == 1 { "A job is still running.".to_string() } else { format!("{live} jobs are still running.") };
+    c.put(area, 0, 0, &text, Role::Text);
+    let choices = ["wait for them, then quit", "cancel them and quit; what they had written is removed", "stay"];
+    for (i, choice) in (0u16..).zip(choices) {
+        let line = Rect { y: area.y + 2 + i, height: 1, ..area };
+        c.put(line, 1, 0, choice, Role::Text);
+        c.hits.add(line, Hit::Item(usize::from(i)));
+        if usize::from(i) == at {
+            paint_row(c.buf, line, 0, c.look.style(Role::Select));
+        }
+    }
+    hints(c, area, 6, &[("Enter", "choose"), ("Esc", "stay")]);
+}
+
+fn text(c: &mut Canvas<'_>, screen: Rect, title: &str, lines: &[String], top: usize) {
+    let area = open(c, screen, 100, screen.height, title);
+    let all: Vec<String> = lines.iter().flat_map(|l| wrap(l, usize::from(area.width))).collect();
+    c.hits.layer = usize::from(area.height);
+    for (y, line) in (0u16..).zip(all.iter().skip(top).take(usize::from(area.height))) {
+        c.put(area, 0, y, line, Role::Text);
+    }
+}

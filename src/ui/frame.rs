@@ -1,0 +1,187 @@
+//! What every screen has: the frame with its tabs and status, and the footer with a notice or the few useful keys.
+
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+
+use super::pen::{put, put_right};
+use super::text::{cut, width};
+use super::theme::Role;
+use super::{Canvas, LEAST};
+use crate::app::command::{COMMANDS, Command, Scope};
+use crate::app::hits::Hit;
+use crate::app::layer::Layer;
+use crate::app::message::Level;
+use crate::app::model::Screen;
+
+/// Draws the frame, tabs, status and footer; gives what is left for the screen.
+pub fn frame(c: &mut Canvas<'_>, area: Rect) -> Rect {
+    let border = c.look.style(Role::Border);
+    outline(c, area, border);
+    tabs(c, area);
+    let foot = area.height - 3;
+    rule(c, area, foot);
+    footer(c, Rect { x: area.x + 2, y: area.y + area.height - 2, width: area.width - 4, height: 1 });
+    Rect { x: area.x + 1, y: area.y + 1, width: area.width - 2, height: area.height - 4 }
+}
+
+/// A box around an area.
+pub fn outline(c: &mut Canvas<'_>, area: Rect, style: Style) {
+    if area.width < 2 || area.height < 2 {
+        return;
+    }
+    let s = c.look.symbols;
+    let [tl, tr, bl, br] = s.corners;
+    let line = s.horizontal.repeat(usize::from(area.width - 2));
+    put(c.buf, area, 0, 0, &format!("{tl}{line}{tr}"), style);
+    put(c.buf, area, 0, area.height - 1, &format!("{bl}{line}{br}"), style);
+    for y in 1..area.height - 1 {
+        put(c.buf, area, 0, y, s.vertical, style);
+        put(c.buf, area, area.width - 1, y, s.vertical, style);
+    }
+}
+
+/// A rule across a framed area, in row `y`.
+pub fn rule(c: &mut Canvas<'_>, area: Rect, y: u16) {
+    let s = c.look.symbols;
+    let line = s.horizontal.repeat(usize::from(area.width.saturating_sub(2)));
+    put(c.buf, area, 0, y, &format!("{}{line}{}", s.tees[0], s.tees[1]), c.look.style(Role::Border));
+}
+
+/// A rule inside the frame with a title; brighter when its pane has the focus.
+pub fn heading(c: &mut Canvas<'_>, area: Rect, y: u16, title: &str, right: &str, focused: bool) {
+    let s = c.look.symbols;
+    let style = c.look.style(if focused { Role::Focus } else { Role::Border });
+    put(c.buf, area, 0, y, &s.horizontal.repeat(usize::from(area.width)), style);
+    if area.width > 4 {
+        let title = format!(" {} ", cut(title, usize::from(area.width).saturating_sub(5), s.ellipsis));
+        let end = put(c.buf, area, 1, y, &title, c.look.style(if focused { Role::Title } else { Role::Dim }));
+        if !right.is_empty() && usize::from(end) + width(right) + 4 < usize::from(area.width) {
+            put_right(c.buf, area, area.width - 1, y, &format!(" {right} "), c.look.style(Role::Dim));
+        }
+    }
+}
+
+fn tabs(c: &mut Canvas<'_>, area: Rect) {
+    let mut x = c.put(area, 2, 0, " cowshed ", Role::Title);
+    let status = status(c);
+    let wide = |names: bool| {
+        let tabs: usize = Screen::ALL.iter().map(|s| if names { width(s.title()) + 4 } else { 3 }).sum();
+        12 + tabs + status.iter().map(|(t, _)| width(t) + 1).sum::<usize>() + 3
+    };
+    let names = wide(true) <= usize::from(area.width);
+    for (i, screen) in Screen::ALL.into_iter().enumerate() {
+        let here = c.m.screen == screen;
+        let label = if names || here { format!(" {} {} ", i + 1, screen.title()) } else { format!(" {} ", i + 1) };
+        let start = x;
+        x = c.put(area, x, 0, &label, if here { Role::Select } else { Role::Dim });
+        c.hits.add(Rect { x: area.x + start, y: area.y, width: x - start, height: 1 }, Hit::Screen(screen));
+    }
+    let total: usize = status.iter().map(|(t, _)| width(t) + 1).sum::<usize>() + 1;
+    let mut at = area.width.saturating_sub(u16::try_from(total).unwrap_or(u16::MAX) + 2).max(x + 1);
+    if status.is_empty() {
+        return;
+    }
+    at = c.put(area, at, 0, " ", Role::Dim);
+    for (text, role) in status {
+        at = c.put(area, at, 0, &text, role);
+        at = c.put(area, at, 0, " ", Role::Dim);
+    }
+}
+
+/// What concerns every screen: jobs, the mode, a spinner while the library is read.
+fn status(c: &Canvas<'_>) -> Vec<(String, Role)> {
+    let s = c.look.symbols;
+    let mut out = Vec::new();
+    if c.m.read_only {
+        out.push(("read-only".to_string(), Role::Warn));
+    }
+    let live = c.m.live_jobs();
+    if live > 0 {
+        out.push((format!("jobs {live}{}", s.run), Role::Live));
+    }
+    if c.m.library.data.scanning || c.m.library.loading {
+        let frame = s.spinner.get(c.m.now.frame(s.spinner.len())).copied().unwrap_or_default();
+        out.push((format!("{frame} scanning"), Role::Accent));
+    }
+    out
+}
+
+fn footer(c: &mut Canvas<'_>, area: Rect) {
+    if let Some(Layer::Filter) = c.m.layer() {
+        let hints = [("Enter", "keep"), ("Esc", "clear"), ("^~", "move")];
+        let hints = if c.look.symbols.up == "↑" {
+            [hints[0], hints[1], ("↑↓", "move")]
+        } else {
+            [hints[0], hints[1], ("Up/Down", "move")]
+        };
+        let mut x = 0;
+        for (key, title) in hints {
+            x = c.put(area, x, 0, key, Role::Accent) + 1;
+            x = c.put(area, x, 0, title, Role::Text) + 2;
+        }
+        return;
+    }
+    if let Some(n) = &c.m.notice {
+        let (sign, role) = match n.level {
+            Level::Info => (c.look.symbols.good, Role::Good),
+            Level::Warning => (c.look.symbols.warn, Role::Warn),
+            Level::Error => (c.look.symbols.bad, Role::Bad),
+        };
+        let x = c.put(area, 0, 0, sign, role) + 1;
+        let room = usize::from(area.width.saturating_sub(x));
+        let text = cut(&crate::engine::units::printable(&n.text), room, c.look.symbols.ellipsis);
+        c.put(area, x, 0, &text, Role::Text);
+        return;
+    }
+    // As many as fit, the most useful first, in the order of the table; help and palette always.
+    let scopes = Scope::of(c.m.screen);
+    let mut rows: Vec<&'static Command> = COMMANDS.iter().filter(|r| r.footer > 0 && scopes.contains(&r.scope)).collect();
+    rows.sort_by_key(|r| (scopes.iter().position(|s| *s == r.scope), r.footer));
+    let keymap = &c.m.keymap;
+    let hint = |r: &'static Command| keymap.keys(r).first().map(|k| (k.to_string(), r));
+    let (last, first): (Vec<_>, Vec<_>) = rows.into_iter().filter_map(hint).partition(|(_, r)| r.scope == Scope::Global);
+    let room_of = |(k, r): &(String, &Command)| width(k) + width(r.title) + 3;
+    let mut room = usize::from(area.width) + 2;
+    let mut shown = Vec::new();
+    // Those of everywhere come last on the screen, but are sure of their place.
+    let tail: Vec<_> = last
+        .into_iter()
+        .take_while(|h| {
+            let fits = room_of(h) <= room;
+            room = room.saturating_sub(room_of(h));
+            fits
+        })
+        .collect();
+    for h in first {
+        if room_of(&h) > room {
+            break;
+        }
+        room -= room_of(&h);
+        shown.push(h);
+    }
+    shown.extend(tail);
+    let mut x = 0;
+    for (key, row) in shown {
+        let start = x;
+        let enabled = (row.enabled)(c.m).is_ok();
+        x = c.put(area, x, 0, &key, if enabled { Role::Accent } else { Role::Dim }) + 1;
+        x = c.put(area, x, 0, row.title, if enabled { Role::Text } else { Role::Dim });
+        c.hits.add(Rect { x: area.x + start, y: area.y, width: x - start, height: 1 }, Hit::Run(row.action));
+        x += 2;
+    }
+}
+
+/// A note instead of a screen, as much of it as fits.
+pub fn too_small(c: &mut Canvas<'_>, area: Rect) {
+    let (w, h) = LEAST;
+    let lines = [
+        "cowshed".to_string(),
+        format!("needs {w}{}{h},", c.look.symbols.times),
+        format!("this is {}{}{}", area.width, c.look.symbols.times, area.height),
+    ];
+    let top = area.height.saturating_sub(3) / 2;
+    for (i, line) in (0u16..).zip(&lines) {
+        let x = (usize::from(area.width).saturating_sub(width(line)) / 2) as u16;
+        c.put(area, x, top + i, line, if i == 0 { Role::Title } else { Role::Text });
+    }
+}

@@ -1,0 +1,315 @@
+//! An image's page: facts and findings on the left; chain and snapshots on the right. On narrow screens one below the other.
+
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+
+use crate::app::hits::Hit;
+use crate::app::model::Pane;
+use crate::app::worker::image::PageData;
+use crate::engine::Health;
+use crate::engine::format::probe::Confidence;
+use crate::engine::units::printable;
+use crate::ui::pen::{fit, paint_row, put_line, put_right};
+use crate::ui::text::{ago, count, cut_front, cut_middle, date, duration, grouped, path, percent, size, size_words, wrap};
+use crate::ui::theme::Role;
+use crate::ui::widget::{bar, scroll_mark, window};
+use crate::ui::{Canvas, frame};
+
+/// Draws the screen.
+pub fn draw(c: &mut Canvas<'_>, area: Rect) {
+    let Some(file) = c.m.page.path.clone() else {
+        let text = "no image is open: select one in the library and press Enter";
+        c.put(area, 3, area.height / 3, text, Role::Dim);
+        return;
+    };
+    let head = Rect { x: area.x + 1, width: area.width - 2, height: 1, ..area };
+    title(c, head, &file);
+    let body = Rect { y: area.y + 1, height: area.height - 1, ..area };
+    match &c.m.page.data {
+        None => loading(c, body),
+        Some(Err(e)) => {
+            let mut y = 2;
+            for line in wrap(&format!("{} {e}", c.look.symbols.bad), usize::from(body.width.saturating_sub(6))) {
+                c.put(body, 3, y, &line, Role::Bad);
+                y += 1;
+            }
+            if let Some(hint) = e.advice() {
+                c.put(body, 3, y + 1, &printable(hint), Role::Text);
+            }
+            c.pane(Pane::Facts, body, 0);
+        }
+        Some(Ok(_)) => panes(c, body),
+    }
+}
+
+fn loading(c: &mut Canvas<'_>, area: Rect) {
+    let s = c.look.symbols.spinner;
+    let frame = s.get(c.m.now.frame(s.len())).copied().unwrap_or_default();
+    c.put(area, 3, 2, &format!("{frame} reading…"), Role::Dim);
+}
+
+fn title(c: &mut Canvas<'_>, area: Rect, file: &std::path::Path) {
+    let name = file.file_name().map(|n| printable(&n.to_string_lossy())).unwrap_or_default();
+    let s = c.look.symbols;
+    let (sign, role) = match c.m.page.loaded().map(|d| d.health) {
+        Some(Health::Ok) => (s.good, Role::Good),
+        Some(Health::Warning) => (s.warn, Role::Warn),
+        Some(_) => (s.bad, Role::Bad),
+        None => (s.bullet, Role::Dim),
+    };
+    let x = c.put(area, 0, 0, sign, role) + 1;
+    let room = usize::from(area.width / 2);
+    let x = c.put(area, x, 0, &cut_middle(&name, room, s.ellipsis), Role::Title) + 2;
+    let in_use = c.m.page.loaded().filter(|d| d.lock.in_use()).map(|d| {
+        let who = d.lock.holders().first().map_or("another program".to_string(), ToString::to_string);
+        format!("{} in use by {}", s.lock, printable(&who))
+    });
+    let right = in_use.unwrap_or_default();
+    put_right(c.buf, area, area.width, 0, &right, c.look.style(Role::Warn));
+    let folder = file.parent().map(path).unwrap_or_default();
+    let room = usize::from(area.width.saturating_sub(x)).saturating_sub(crate::ui::text::width(&right) + 2);
+    c.put(area, x, 0, &cut_front(&folder, room, s.ellipsis), Role::Dim);
+}
+
+fn panes(c: &mut Canvas<'_>, area: Rect) {
+    let Some(data) = c.m.page.data.as_ref().and_then(|d| d.as_ref().ok()).cloned() else { return };
+    let chain = u16::try_from(data.nodes.len()).unwrap_or(u16::MAX).saturating_add(3);
+    if area.width >= 100 {
+        let left = area.width * 11 / 24;
+        let right = Rect { x: area.x + left + 1, width: area.width - left - 1, ..area };
+        for y in 1..area.height {
+            c.put(area, left, y, c.look.symbols.vertical, Role::Border);
+        }
+        facts(c, Rect { width: left, ..area }, &data);
+        let top = chain.min(right.height * 3 / 5).max(4.min(right.height));
+        self::chain(c, Rect { height: top, ..right }, &data);
+        snapshots(c, Rect { y: right.y + top, height: right.height - top, ..right }, &data);
+    } else {
+        let chain = chain.min(area.height / 3);
+        let snaps = match data.nodes.first().map_or(0, |n| n.description.snapshots.len()) {
+            0 => 2,
+            n => u16::try_from(n + 2).unwrap_or(u16::MAX).min(area.height / 4).max(3),
+        };
+        let top = area.height - chain - snaps;
+        facts(c, Rect { height: top, ..area }, &data);
+        self::chain(c, Rect { y: area.y + top, height: chain, ..area }, &data);
+        snapshots(c, Rect { y: area.y + top + chain, height: snaps, ..area }, &data);
+    }
+}
+
+/// A pane's heading, and the area below it.
+fn opened(c: &mut Canvas<'_>, area: Rect, pane: Pane, title: &str, right: &str) -> Rect {
+    frame::heading(c, area, 0, title, right, c.m.pane() == pane);
+    Rect { x: area.x + 1, y: area.y + 1, width: area.width.saturating_sub(2), height: area.height.saturating_sub(1) }
+}
+
+fn facts(c: &mut Canvas<'_>, area: Rect, data: &PageData) {
+    let body = opened(c, area, Pane::Facts, "Facts", "");
+    let lines = fact_lines(c, data, usize::from(body.width.saturating_sub(1)));
+    c.pane(Pane::Facts, body, lines.len());
+    let top = c.m.page.facts.top.min(lines.len().saturating_sub(usize::from(body.height)));
+    for (y, line) in (0u16..).zip(lines.iter().skip(top).take(usize::from(body.height))) {
+        put_line(c.buf, body, 0, y, line);
+    }
+    scroll_mark(c, body, body.x + body.width, top, lines.len());
+}
+
+fn fact_lines(c: &Canvas<'_>, data: &PageData, room: usize) -> Vec<Line<'static>> {
+    let s = c.look.symbols;
+    let Some(node) = data.nodes.first() else { return Vec::new() };
+    let d = &node.description;
+    let widest = d.facts.iter().map(|f| f.label.len()).max().unwrap_or(0).clamp(12, 22) + 2;
+    let mut out = Vec::new();
+    let mut add = |label: &str, value: String, role: Role| {
+        for (i, part) in wrap(&printable(&value), room.saturating_sub(widest).max(8)).into_iter().enumerate() {
+            let label = if i == 0 { label } else { "" };
+            out.push(Line::from(vec![c.look.span(Role::Dim, format!("{label:<widest$}")), c.look.span(role, part)]));
+        }
+    };
+    if !data.problems.is_empty() {
+        let bad = !matches!(data.health, Health::Warning);
+        for (i, p) in data.problems.iter().enumerate() {
+            let (sign, role) = if bad && i == 0 { (s.bad, Role::Bad) } else { (s.warn, Role::Warn) };
+            add(if i == 0 { "findings" } else { "" }, format!("{sign} {p}"), role);
+        }
+        if let Some(hint) = data.nodes.last().and_then(|n| n.error.as_ref()).and_then(|e| e.advice()) {
+            add("hint", hint.to_string(), Role::Text);
+        }
+    }
+    add(
+        "format",
+        node.format.map_or(s.dash.to_string(), |f| format!("{} {} {}", f.name(), s.dash, f.entry().title)),
+        Role::Strong,
+    );
+    let virtual_size = node.virtual_size;
+    add(
+        "virtual size",
+        virtual_size.map_or(s.dash.to_string(), |v| format!("{} ({} bytes)", size_words(v), grouped(v))),
+        Role::Text,
+    );
+    let on_disk = node.actual_size.map_or(s.dash.to_string(), size_words);
+    add("on disk", format!("{on_disk}, file {}", size_words(data.len)), Role::Text);
+    if let Some(b) = d.cluster_size.filter(|_| {
+        !d.facts.iter().any(|f| f.label.contains("cluster") || f.label.contains("grain") || f.label.contains("block"))
+    }) {
+        add("cluster size", size_words(b), Role::Text);
+    }
+    for f in &d.facts {
+        add(f.label, f.value.clone(), Role::Text);
+    }
+    if let Some(how) = &d.encrypted {
+        add("encrypted", how.clone(), Role::Warn);
+    }
+    for (i, b) in d.bitmaps.iter().enumerate() {
+        let state = if b.in_use {
+            ", in use or not saved"
+        } else if b.auto {
+            ", recording"
+        } else {
+            ""
+        };
+        add(if i == 0 { "bitmaps" } else { "" }, format!("{} ({}{state})", b.name, size_words(b.granularity)), Role::Text);
+    }
+    add("changed", format!("{} UTC ({})", date(data.modified), ago(data.modified, c.m.now.unix)), Role::Text);
+    let more: Vec<_> = data.matches.iter().collect();
+    for (i, m) in more.iter().enumerate() {
+        let sure = match m.confidence {
+            Confidence::Certain => "certain",
+            Confidence::Likely => "likely",
+            Confidence::Possible => "possible",
+        };
+        add(
+            if i == 0 { "may be" } else { "" },
+            format!("{} ({sure}): {}", m.format, m.evidence),
+            if i == 0 { Role::Text } else { Role::Dim },
+        );
+    }
+    if data.problems.is_empty() {
+        add("findings", format!("{} nothing is wrong, as far as opening it tells", s.good), Role::Good);
+    }
+    out
+}
+
+fn chain(c: &mut Canvas<'_>, area: Rect, data: &PageData) {
+    let right = if data.nodes.len() == 1 {
+        "stands alone".to_string()
+    } else {
+        format!("{}, read from the top down", count(data.nodes.len(), "layer"))
+    };
+    let body = opened(c, area, Pane::Chain, "Chain", &right);
+    let s = c.look.symbols;
+    let shares = c.m.page.shares.clone();
+    // Columns: number, name, format, on disk, share of what a guest sees.
+    let w = usize::from(body.width);
+    let bar_room = if w >= 64 { 14 } else { 0 };
+    let tail = 8 + 2 + 8 + 2 + 5 + if bar_room > 0 { bar_room + 1 } else { 0 };
+    let name_room = w.saturating_sub(3 + tail + 1);
+    let list = Rect { y: body.y + 1, height: body.height.saturating_sub(1), ..body };
+    let fmt_x = (3 + name_room + 1) as u16;
+    let size_x = fmt_x + 8 + 8 + 1;
+    c.put(body, 3, 0, "LAYER", Role::Dim);
+    c.put(body, fmt_x, 0, "FMT", Role::Dim);
+    put_right(c.buf, body, size_x, 0, "ON-DISK", c.look.style(Role::Dim));
+    put_right(c.buf, body, body.width, 0, "SEEN", c.look.style(Role::Dim));
+    let total = data.nodes.first().and_then(|n| n.virtual_size).unwrap_or(0);
+    let rest = matches!(&shares, Some(Ok(_)));
+    c.pane(Pane::Chain, list, data.nodes.len());
+    let view = window(c.m.page.chain, data.nodes.len(), list.height);
+    for (y, i) in (0u16..).zip(view.window(data.nodes.len())) {
+        let Some(node) = data.nodes.get(i) else { break };
+        let line = Rect { y: list.y + y, height: 1, ..list };
+        c.hits.add(line, Hit::Row(Pane::Chain, i));
+        c.put(line, 0, 0, &i.to_string(), Role::Dim);
+        let name = node.path.file_name().map(|n| printable(&n.to_string_lossy()));
+        let name = name.or_else(|| node.spelled.as_deref().map(printable)).unwrap_or_else(|| s.dash.to_string());
+        let role = if node.error.is_some() {
+            Role::Bad
+        } else if i == 0 {
+            Role::Strong
+        } else {
+            Role::Text
+        };
+        let name = if node.error.is_some() { format!("{} {name}", s.bad) } else { name };
+        c.put(line, 3, 0, &cut_middle(&name, name_room, s.ellipsis), role);
+        c.put(line, fmt_x, 0, node.format.map_or(s.dash, |f| f.name()), Role::Text);
+        put_right(c.buf, line, size_x, 0, &node.actual_size.map_or(s.dash.to_string(), size), c.look.style(Role::Text));
+        if node.error.is_none() {
+            let share = match &shares {
+                Some(Ok(cell)) if total > 0 => Some(cell.by_depth.get(i).copied().unwrap_or(0) as f64 / total as f64),
+                _ => None,
+            };
+            let text = match (&shares, share) {
+                (_, Some(v)) => percent(v),
+                (None, _) => s.spinner.get(c.m.now.frame(s.spinner.len())).copied().unwrap_or_default().to_string(),
+                _ => s.dash.to_string(),
+            };
+            put_right(c.buf, line, line.width, 0, &text, c.look.style(Role::Text));
+            if let Some(v) = share.filter(|_| bar_room > 0) {
+                let colour = [Role::Layer0, Role::Layer1, Role::Layer2, Role::Layer3];
+                let role = colour.get(i % colour.len()).copied().unwrap_or(Role::Bar);
+                c.put(line, size_x + 1, 0, &bar(s, v, bar_room), role);
+            }
+        }
+        if i == view.at && c.m.pane() == Pane::Chain {
+            let style = c.select(Pane::Chain);
+            paint_row(c.buf, line, 0, style);
+        }
+    }
+    // What no layer holds, where there is room to say so.
+    let y = u16::try_from(data.nodes.len()).unwrap_or(u16::MAX);
+    if rest
+        && y < list.height
+        && total > 0
+        && let Some(Ok(cell)) = &shares
+    {
+        c.put(list, 3, y, "(held by none: zeros)", Role::Dim);
+        put_right(c.buf, list, list.width, y, &percent(cell.totals.unallocated as f64 / total as f64), c.look.style(Role::Dim));
+    }
+}
+
+fn snapshots(c: &mut Canvas<'_>, area: Rect, data: &PageData) {
+    let none = Vec::new();
+    let all = data.nodes.first().map_or(&none, |n| &n.description.snapshots);
+    let can = data.nodes.first().and_then(|n| n.format).is_some_and(|f| f.entry().caps.snapshots);
+    let right = if all.is_empty() { String::new() } else { count(all.len(), "snapshot") };
+    let body = opened(c, area, Pane::Snapshots, "Snapshots", &right);
+    if all.is_empty() {
+        let text = if can { "none" } else { "this format has no internal snapshots" };
+        c.pane(Pane::Snapshots, body, 0);
+        c.put(body, 0, 0, text, Role::Dim);
+        return;
+    }
+    let list = Rect { y: body.y + 1, height: body.height.saturating_sub(1), ..body };
+    c.put(body, 0, 0, "TAKEN (UTC)", Role::Dim);
+    c.put(body, 18, 0, "NAME", Role::Dim);
+    let wide = body.width >= 56;
+    put_right(c.buf, body, body.width, 0, if wide { "VIRTUAL   VM STATE  CLOCK" } else { "VM STATE" }, c.look.style(Role::Dim));
+    c.pane(Pane::Snapshots, list, all.len());
+    let view = window(c.m.page.snapshots, all.len(), list.height);
+    for (y, i) in (0u16..).zip(view.window(all.len())) {
+        let Some(snap) = all.get(i) else { break };
+        let line = Rect { y: list.y + y, height: 1, ..list };
+        c.hits.add(line, Hit::Row(Pane::Snapshots, i));
+        c.put(line, 0, 0, &date(i64::from(snap.date_sec)), Role::Text);
+        let state = if snap.vm_state_size > 0 { size(snap.vm_state_size) } else { c.look.symbols.dash.to_string() };
+        let clock =
+            if snap.vm_clock_nsec > 0 { duration(snap.vm_clock_nsec / 1_000_000_000) } else { c.look.symbols.dash.to_string() };
+        let right = if wide { format!("{:>8} {state:>9} {clock:>9}", size(snap.disk_size)) } else { state };
+        let room = usize::from(line.width).saturating_sub(19 + right.len());
+        let name = fit(
+            vec![
+                c.look.span(Role::Strong, printable(&snap.name)),
+                Span::raw(" "),
+                c.look.span(Role::Dim, if snap.id == snap.name { String::new() } else { format!("#{}", printable(&snap.id)) }),
+            ],
+            room,
+            c.look.symbols.ellipsis,
+        );
+        put_line(c.buf, line, 18, 0, &name);
+        put_right(c.buf, line, line.width, 0, &right, c.look.style(Role::Text));
+        if i == view.at && c.m.pane() == Pane::Snapshots {
+            let style = c.select(Pane::Snapshots);
+            paint_row(c.buf, line, 0, style);
+        }
+    }
+}

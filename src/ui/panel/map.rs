@@ -1,0 +1,262 @@
+//! The allocation map: the disk as a grid of cells, a cursor that says what lies there, legend and totals. Without colours the
+//! characters tell the same.
+
+use ratatui::layout::Rect;
+use ratatui::style::Modifier;
+use ratatui::text::Line;
+
+use crate::app::hits::Hit;
+use crate::app::model::Pane;
+use crate::app::state::map::Colour;
+use crate::engine::extents::Cell;
+use crate::engine::model::Kind;
+use crate::engine::units::{SECTOR, printable};
+use crate::ui::Canvas;
+use crate::ui::frame;
+use crate::ui::pen::{fit, put, put_line, put_right};
+use crate::ui::text::{cut_front, cut_middle, grouped, path, percent, size, size_words, wrap};
+use crate::ui::theme::Role;
+
+const GUTTER: u16 = 9;
+
+/// Draws the screen.
+pub fn draw(c: &mut Canvas<'_>, area: Rect) {
+    let inner = Rect { x: area.x + 1, width: area.width - 2, ..area };
+    let Some(file) = c.m.map.path.clone() else {
+        c.put(inner, 2, area.height / 3, "no image is open: select one in the library and press m", Role::Dim);
+        return;
+    };
+    title(c, Rect { height: 1, ..inner }, &file);
+    let foot = if area.height >= 16 { 6 } else { 4 };
+    let grid = Rect { y: area.y + 1, height: area.height.saturating_sub(1 + foot), x: inner.x, width: inner.width };
+    let cells = Rect {
+        x: grid.x + GUTTER,
+        y: grid.y,
+        // Eights: a row is a round number of cells.
+        width: (grid.width.saturating_sub(GUTTER + 2)) / 8 * 8,
+        height: grid.height,
+    };
+    c.hits.map = Some((cells.width, cells.height));
+    c.pane(Pane::Grid, cells, 0);
+    if let Some(e) = c.m.map.error.clone() {
+        let mut y = 1;
+        for line in wrap(&format!("{} {e}", c.look.symbols.bad), usize::from(grid.width.saturating_sub(4))) {
+            c.put(grid, 2, y, &line, Role::Bad);
+            y += 1;
+        }
+        if let Some(hint) = e.advice() {
+            c.put(grid, 2, y + 1, &printable(hint), Role::Text);
+        }
+    } else {
+        draw_grid(c, cells);
+    }
+    let below = Rect { x: area.x, y: grid.y + grid.height, width: area.width, height: foot };
+    info(c, below);
+}
+
+fn title(c: &mut Canvas<'_>, area: Rect, file: &std::path::Path) {
+    let m = &c.m.map;
+    let s = c.look.symbols;
+    let name = file.file_name().map(|n| printable(&n.to_string_lossy())).unwrap_or_default();
+    let mut x = c.put(area, 0, 0, &cut_middle(&name, usize::from(area.width / 3), s.ellipsis), Role::Title) + 2;
+    if m.size > 0 && m.cells() > 0 {
+        let (start, end) = m.shown();
+        let part = if m.zoomed() { format!("{} of {}", size_words(end - start), size_words(m.size)) } else { size_words(m.size) };
+        x = c.put(area, x, 0, &format!("{part}   1 cell = {}", size_words(m.cell_bytes())), Role::Text) + 2;
+    }
+    if m.loading {
+        let frame = s.spinner.get(c.m.now.frame(s.spinner.len())).copied().unwrap_or_default();
+        c.put(area, x, 0, frame, Role::Accent);
+    }
+    let layer = m.only.map_or("all".to_string(), |n| n.to_string());
+    let colour = match m.colour {
+        Colour::Kind => "kind",
+        Colour::Depth => "layer",
+    };
+    let (zoom, zooms) = m.zoom();
+    let right = format!("layer: {layer}   colour: {colour}   zoom {zoom}/{zooms}");
+    put_right(c.buf, area, area.width, 0, &right, c.look.style(Role::Dim));
+}
+
+/// What a cell looks like: the character says as much as the colour.
+fn cell_look(c: &Canvas<'_>, cell: &Cell) -> (&'static str, Role) {
+    let s = c.look.symbols;
+    let t = &cell.totals;
+    let [none, zero, compressed, part, data] = s.cells;
+    if t.stored() == 0 {
+        return if t.zero > 0 { (zero, Role::Zero) } else { (none, Role::Text) };
+    }
+    let layers = [Role::Layer0, Role::Layer1, Role::Layer2, Role::Layer3];
+    match c.m.map.colour {
+        Colour::Depth => {
+            let depth = cell.main_depth().unwrap_or(0);
+            (
+                s.layers.get(depth % s.layers.len()).copied().unwrap_or(data),
+                layers.get(depth % layers.len()).copied().unwrap_or(Role::Data),
+            )
+        }
+        Colour::Kind if t.compressed > t.data => (compressed, Role::Compressed),
+        Colour::Kind if t.stored() * 2 <= t.all() => (part, Role::Data),
+        Colour::Kind => (data, Role::Data),
+    }
+}
+
+fn draw_grid(c: &mut Canvas<'_>, area: Rect) {
+    let m = &c.m.map;
+    let s = c.look.symbols;
+    let (start, end) = m.shown();
+    let columns = usize::from(area.width.max(1));
+    let rows = area.height;
+    // Labels follow what is asked for, cells what has come.
+    for y in 0..rows {
+        let at = start + (u128::from(end - start) * u128::from(y) / u128::from(rows.max(1))) as u64;
+        let left = Rect { x: area.x - GUTTER, width: GUTTER, ..area };
+        if m.size > 0 {
+            put_right(c.buf, left, GUTTER - 2, y, &size(at), c.look.style(Role::Dim));
+        }
+        put(c.buf, left, GUTTER - 1, y, s.edges[0], c.look.style(Role::Border));
+        put(c.buf, Rect { x: area.x + area.width, width: 1, ..area }, 0, y, s.edges[1], c.look.style(Role::Border));
+    }
+    let Some(grid) = &m.grid else { return };
+    let cursor = m.cursor_cell();
+    for (i, cell) in grid.cells.iter().enumerate() {
+        let (x, y) = ((i % columns) as u16, (i / columns) as u16);
+        if y >= rows {
+            break;
+        }
+        let (glyph, role) = cell_look(c, cell);
+        let mut style = c.look.style(role);
+        if cursor == Some(i) {
+            style = c.look.style(Role::Select).add_modifier(Modifier::REVERSED);
+        }
+        put(c.buf, area, x, y, if cursor == Some(i) && glyph == " " { s.mark } else { glyph }, style);
+        c.hits.add(Rect { x: area.x + x, y: area.y + y, width: 1, height: 1 }, Hit::Cell(i));
+    }
+}
+
+fn info(c: &mut Canvas<'_>, area: Rect) {
+    let m = &c.m.map;
+    let s = c.look.symbols;
+    let room = usize::from(area.width.saturating_sub(3));
+    frame::heading(c, area, 0, "Under the cursor", "", true);
+    let body = Rect { x: area.x + 1, y: area.y + 1, width: area.width - 2, height: area.height.saturating_sub(1) };
+    let name = |depth: usize| {
+        let layer = m.layers.get(depth);
+        layer.and_then(|l| l.path.file_name()).map_or(s.dash.to_string(), |n| printable(&n.to_string_lossy()))
+    };
+    let mut first = vec![
+        c.look.span(Role::Strong, format!("{} ", size_words(m.cursor))),
+        c.look.span(Role::Dim, format!("{:#x}  LBA ", m.cursor)),
+        c.look.span(Role::Text, grouped(m.cursor / SECTOR)),
+        c.look.span(Role::Dim, format!("  {} ", s.arrow)),
+    ];
+    let mut second = Vec::new();
+    match &m.under {
+        None if m.error.is_none() => first.push(c.look.span(Role::Dim, s.ellipsis)),
+        None => {}
+        Some(Err(e)) => first.push(c.look.span(Role::Bad, e.to_string())),
+        Some(Ok((extent, file))) => {
+            let (word, role) = match extent.kind {
+                Kind::Data => ("data", Role::Data),
+                Kind::Compressed => ("compressed", Role::Compressed),
+                Kind::Zero => ("zero", Role::Zero),
+                Kind::Unallocated => ("held by no layer: reads as zeros", Role::Dim),
+            };
+            first.push(c.look.span(role, word));
+            first.push(c.look.span(Role::Dim, format!(", {} from here", size_words(extent.len))));
+            if extent.kind != Kind::Unallocated {
+                second.push(c.look.span(Role::Dim, format!("layer {} ", extent.depth)));
+                second.push(c.look.span(Role::Strong, name(extent.depth)));
+            }
+            if let Some(place) = extent.place {
+                let file = file.as_deref().map(path).unwrap_or_default();
+                second.push(c.look.span(Role::Dim, "  at host byte "));
+                second.push(c.look.span(Role::Text, format!("{:#x}", place.offset)));
+                second.push(c.look.span(Role::Dim, format!(" of {}", cut_front(&file, room / 2, s.ellipsis))));
+            }
+        }
+    }
+    put_line(c.buf, body, 0, 0, &fit(first, room, s.ellipsis));
+    put_line(c.buf, body, 0, 1, &fit(second, room, s.ellipsis));
+    put_line(c.buf, body, 0, 2, &legend(c, room));
+    if area.height < 6 {
+        return;
+    }
+    put_line(c.buf, body, 0, 3, &totals(c, room));
+    zoom_line(c, Rect { y: body.y + 4, height: 1, ..body });
+}
+
+fn legend(c: &Canvas<'_>, room: usize) -> Line<'static> {
+    let s = c.look.symbols;
+    let mut all = vec![c.look.span(Role::Dim, "legend  ")];
+    match c.m.map.colour {
+        Colour::Kind => {
+            for (glyph, role, word) in [
+                (s.cells[4], Role::Data, "data"),
+                (s.cells[3], Role::Data, "half or less"),
+                (s.cells[2], Role::Compressed, "compressed"),
+                (s.cells[1], Role::Zero, "zero"),
+                ("' '", Role::Dim, "nothing"),
+            ] {
+                all.push(c.look.span(role, glyph));
+                all.push(c.look.span(Role::Text, format!(" {word}   ")));
+            }
+        }
+        Colour::Depth => {
+            let roles = [Role::Layer0, Role::Layer1, Role::Layer2, Role::Layer3];
+            for (i, layer) in c.m.map.layers.iter().enumerate().take(8) {
+                let n = i % roles.len();
+                let name = layer.path.file_name().map(|n| printable(&n.to_string_lossy())).unwrap_or_default();
+                all.push(c.look.span(roles.get(n).copied().unwrap_or(Role::Data), s.layers.get(n).copied().unwrap_or_default()));
+                all.push(c.look.span(Role::Text, format!(" {i} {}   ", cut_middle(&name, 24, s.ellipsis))));
+            }
+        }
+    }
+    fit(all, room, s.ellipsis)
+}
+
+fn totals(c: &Canvas<'_>, room: usize) -> Line<'static> {
+    let s = c.look.symbols;
+    let Some(grid) = &c.m.map.grid else { return Line::default() };
+    let t = grid.total.totals;
+    let all = t.all().max(1) as f64;
+    let mut out = vec![c.look.span(Role::Dim, if c.m.map.zoomed() { "shown   " } else { "totals  " })];
+    for (bytes, word, role) in [
+        (t.data, "data", Role::Data),
+        (t.compressed, "compressed", Role::Compressed),
+        (t.zero, "zero", Role::Zero),
+        (t.unallocated, "nothing", Role::Dim),
+    ] {
+        if bytes > 0 || word == "data" {
+            out.push(c.look.span(role, size(bytes)));
+            out.push(c.look.span(Role::Text, format!(" {word} {}   ", percent(bytes as f64 / all))));
+        }
+    }
+    fit(out, room, s.ellipsis)
+}
+
+/// Where the part shown lies in the whole disk.
+fn zoom_line(c: &mut Canvas<'_>, area: Rect) {
+    let m = &c.m.map;
+    let s = c.look.symbols;
+    if m.size == 0 {
+        return;
+    }
+    let x = c.put(area, 0, 0, "shown   ", Role::Dim);
+    let room = u64::from(area.width.saturating_sub(x + 2));
+    let (start, end) = m.shown();
+    let place = |byte: u64| (u128::from(byte) * u128::from(room) / u128::from(m.size)) as u16;
+    let x = c.put(area, x, 0, s.edges[0], Role::Border);
+    let (a, b) = (place(start), place(end).max(place(start) + 1).min(room as u16));
+    for i in 0..room as u16 {
+        let inside = i >= a && i < b;
+        c.put(
+            area,
+            x + i,
+            0,
+            if inside { s.heights.last().copied().unwrap_or("#") } else { s.bullet },
+            if inside { Role::Bar } else { Role::Border },
+        );
+    }
+    c.put(area, x + room as u16, 0, s.edges[1], Role::Border);
+}

@@ -1,0 +1,8 @@
+//! The screens' panels, one file each.
+
+pub mod detail;
+pub mod guide;
+pub mod image;
+pub mod jobs;
+pub mod library;
+pub mod map;
