@@ -177,6 +177,13 @@ pub trait DiskWriter: Send + Sync {
     /// The unit in which it allocates (cluster, grain, block), in bytes; writes aligned to it are cheapest.
     fn unit(&self) -> u64;
 
+    /// Tells what lies below this layer (its backing chain as a disk), where it was not known on opening: a unit that is written in
+    /// part takes the rest from there when the layer does not hold it. An image with a backing file refuses such a write until it
+    /// is told; one without takes zeros.
+    fn set_below(&self, below: Device) {
+        let _ = below;
+    }
+
     /// Writes guest bytes. Several threads may write different ranges at once.
     fn write(&self, offset: u64, data: &[u8]) -> Result<()>;
 

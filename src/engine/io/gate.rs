@@ -62,14 +62,28 @@ impl Gate {
     /// Opens what `name`, found in the image at `from`, points to. Only regular files and block devices, never through the
     /// gate's edge. Errors: `Gated` (outside), `MissingReference` (not there), and what opening can fail with.
     pub fn open(&self, from: &Path, name: &str) -> Result<FileDevice> {
+        self.open_named(from, name, false)
+    }
+
+    /// The same for reading and writing: an extent or data file of an image that is written in place.
+    pub fn open_rw(&self, from: &Path, name: &str) -> Result<FileDevice> {
+        self.open_named(from, name, true)
+    }
+
+    fn open_named(&self, from: &Path, name: &str, write: bool) -> Result<FileDevice> {
         let path = self.locate(from, name)?;
-        self.open_path(&path).map_err(|e| if e.kind() == ErrorKind::NotFound { missing(&path, from) } else { e })
+        self.open_with(&path, write).map_err(|e| if e.kind() == ErrorKind::NotFound { missing(&path, from) } else { e })
     }
 
     /// Opens the real path `path` if it lies within the gate.
     pub fn open_path(&self, path: &Path) -> Result<FileDevice> {
+        self.open_with(path, false)
+    }
+
+    fn open_with(&self, path: &Path, write: bool) -> Result<FileDevice> {
+        let plainly = || if write { FileDevice::open_rw(path) } else { FileDevice::open(path) };
         if self.follow {
-            return FileDevice::open(path);
+            return plainly();
         }
         let Some((root, rel)) = self.roots.iter().find_map(|r| Some((r, path.strip_prefix(r).ok()?))) else {
             return Err(Error::new(
@@ -83,11 +97,11 @@ impl Gate {
             return Err(Error::new(ErrorKind::Gated, "the name leaves the allowed folder").path(path));
         }
         let dir = File::open(root).op("open").path(root)?;
-        let file = match sys::open_beneath(&dir, rel, false) {
+        let file = match sys::open_beneath(&dir, rel, write) {
             Ok(f) => f,
             Err(e) if e.raw_os_error() == Some(libc::ENOSYS) || e.raw_os_error() == Some(libc::EPERM) => {
                 // No openat2 here (old kernel, seccomp): the path is real already, so plain open without links is as good.
-                return FileDevice::open(path);
+                return plainly();
             }
             Err(e) => return Err(Error::from(e).op("open").path(path)),
         };
