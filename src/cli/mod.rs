@@ -61,6 +61,7 @@ verbs! {
     check Check,
     compare Compare,
     convert Convert,
+    demo Demo,
     formats Formats,
     info Info,
     inspect Inspect,

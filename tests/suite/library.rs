@@ -391,3 +391,119 @@ fn a_vdi_parent_is_found_by_its_uuid_wherever_it_is() {
     let chain = Chain::open(&child, &open).unwrap();
     assert!(chain.error().is_none() && chain.nodes[1].path == parent, "{:?}", chain.nodes);
 }
+
+/// What the guest of an image sees, as `tests/data/demo/pack.py` sums it up: the size, and every MiB that is not all zeros.
+fn digest(disk: &cowshed::engine::chain::Disk) -> String {
+    use cowshed::engine::io::ReadAt;
+    use cowshed::engine::model::Kind;
+    use sha2::Digest;
+    const MIB: u64 = 1 << 20;
+    let mut sha = sha2::Sha256::new();
+    sha.update(disk.len().to_le_bytes());
+    let (mut at, mut next) = (0, 0);
+    while at < disk.len() {
+        let e = disk.extent(at, disk.len() - at).expect("the map");
+        at = e.offset + e.len;
+        if matches!(e.kind, Kind::Zero | Kind::Unallocated) {
+            continue;
+        }
+        for n in (e.offset / MIB).max(next)..at.div_ceil(MIB) {
+            let mut block = vec![0; (disk.len() - n * MIB).min(MIB) as usize];
+            disk.read_at(n * MIB, &mut block).expect("the content");
+            if block.iter().any(|b| *b != 0) {
+                sha.update(n.to_le_bytes());
+                sha.update(&block);
+            }
+            next = n + 1;
+        }
+    }
+    sha.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[test]
+fn the_demo_library_holds_every_format_and_each_reads_as_its_recipe_says() {
+    use cowshed::engine::format::FORMATS;
+    let (_dir, root) = folder();
+    let demo = root.join("demo");
+    let out = cowshed(&["demo", "--no-tui", s(&demo)]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(String::from_utf8_lossy(&out.stdout), format!("demo library: {}\n", s(&demo)));
+    let library = scanned(&options(&demo));
+    for f in FORMATS {
+        assert!(library.iter().any(|e| e.part_of.is_none() && e.format() == Some(f.format)), "no image of format {}", f.name);
+    }
+    let finder = std::sync::Arc::new(Finder::new(&library));
+    let open = OpenOptions { gate: Some(Gate::closed().allow(&demo)), finder: Some(finder), ..OpenOptions::default() };
+    let sums = std::fs::read_to_string(data("demo/sums")).unwrap();
+    assert!(sums.lines().count() > 40);
+    for line in sums.lines() {
+        let (sum, name) = line.split_once("  ").unwrap();
+        let chain = Chain::open(&demo.join(name), &open).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let disk = chain.disk().unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(digest(&disk), sum, "{name}");
+        assert!(!matches!(library.at(&demo.join(name)).unwrap().health, Health::Broken(_)), "{name}");
+    }
+    // What went wrong, and how it is told.
+    let kind = |name: &str| match &entry(&library, name).health {
+        Health::Broken(e) => e.kind(),
+        other => panic!("{name}: {other:?}"),
+    };
+    for (name, want) in [
+        ("app-data.qcow2", ErrorKind::MissingReference),
+        ("loop-a.qcow2", ErrorKind::Loop),
+        ("loop-b.qcow2", ErrorKind::Loop),
+        ("half-copied.vmdk", ErrorKind::Truncated),
+        ("empty.vhdx", ErrorKind::Truncated),
+        ("evil-passwd.qcow2", ErrorKind::Gated),
+        ("evil-json.qcow2", ErrorKind::Gated),
+        ("evil-nbd.qcow2", ErrorKind::Gated),
+        ("evil-up.qcow2", ErrorKind::Gated),
+        ("evil-extent.vmdk", ErrorKind::Gated),
+    ] {
+        assert_eq!(kind(name), want, "{name}: {:?}", entry(&library, name).health);
+    }
+    let guest = &entry(&library, "guest-wrote-a-header.img").health;
+    assert!(matches!(guest, Health::Warning(w) if w.iter().any(|w| w.contains("perhaps a raw disk"))), "{guest:?}");
+    for name in ["fedora-14.qed", "power-cut.qcow2", "broken-2019.qcow2"] {
+        assert!(matches!(entry(&library, name).health, Health::Warning(_)), "{name}");
+    }
+    let Link::Missing(_, candidates) = &entry(&library, "app-data.qcow2").backing.as_ref().unwrap().link else { panic!() };
+    assert!(library.get(candidates[0].id).unwrap().path.ends_with("images/old-bases/app-base.qcow2"));
+    // Sparse: the disks of gibibytes take little room.
+    let taken: u64 = library.iter().map(|e| e.actual_size).sum();
+    assert!(taken < 200 << 20, "{taken} bytes on disk");
+    // Twice is once, and other people's folders are left alone.
+    let again = cowshed(&["demo", "--no-tui", s(&demo)]);
+    assert_eq!(String::from_utf8_lossy(&again.stdout), format!("demo library, kept as it was: {}\n", s(&demo)));
+    std::fs::write(root.join("mine.txt"), "mine").unwrap();
+    let refused = cowshed(&["demo", "--no-tui", s(&root)]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("hint: name a folder that does not exist yet"));
+}
+
+#[test]
+fn scan_prints_the_tree_and_never_an_images_control_bytes() {
+    let (_dir, root) = folder();
+    create(&root, "base.qcow2", "qcow2", None);
+    create(&root, "web\u{1b}[31m.qcow2", "qcow2", Some(("base.qcow2", "qcow2")));
+    let evil = create(&root, "evil.qcow2", "qcow2", None);
+    run("qemu-img", &["rebase", "-u", "-f", "qcow2", "-b", "\u{1b}]0;owned\u{7}", "-F", "qcow2", s(&evil)]);
+    let out = cowshed(&["scan", s(&root)]);
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success() && !text.contains(['\u{1b}', '\u{7}']), "{text:?}");
+    let tree: Vec<&str> = text.lines().map(|l| l.split("  qcow2").next().unwrap().trim_end()).collect();
+    assert_eq!(tree[1..5], [s(&root), "├── base.qcow2", "│   └── web\\x1b[31m.qcow2", "└── evil.qcow2"], "{text}");
+    assert!(text.contains("broken: ") && text.contains("3 images, 1 broken"), "{text}");
+    let out = cowshed(&["scan", "--output", "json", s(&root), s(&root.join("gone"))]);
+    assert!(out.status.success() && !out.stdout.contains(&0x1b));
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let images = json["images"].as_array().unwrap();
+    assert_eq!(images.iter().map(|i| i["depth"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 0]);
+    assert_eq!((&images[1]["backing-state"], &images[2]["backing-state"]), (&"ok".into(), &"missing".into()));
+    assert_eq!(images[1]["full-backing-filename"], s(&root.join("base.qcow2")));
+    assert_eq!((&json["totals"]["images"], &json["orphans"][0]["reason"]), (&3.into(), &"base-gone".into()));
+    assert!(json["roots"][1]["error"]["why"].as_str().unwrap().contains("No such file"));
+    let none = cowshed(&["scan", s(&root.join("gone"))]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&none.stderr).starts_with("cowshed: scan, "));
+}

@@ -89,6 +89,11 @@ impl Finder {
             })
             .collect();
         out.sort_by_key(|g| (std::cmp::Reverse(g.proven), std::cmp::Reverse(g.evidence.len())));
+        // Beside one that is proven or has the name, those of the same size are mere chance.
+        let named = |g: &Guess| g.proven || names.contains(&last_part(&g.path.to_string_lossy()));
+        if out.first().is_some_and(named) {
+            out.retain(named);
+        }
         out.truncate(MAX_GUESSES);
         out
     }

@@ -191,8 +191,9 @@ impl Library {
         }
         for e in self.slots.iter_mut().flatten() {
             e.health = match broken.remove(&e.id).flatten() {
-                Some(error) => Health::Broken(error),
-                None => match warnings(e) {
+                // Nothing is wrong with what we merely cannot read; what stands on it is out of reach all the same.
+                Some(error) if !only_unread(e) => Health::Broken(error),
+                _ => match warnings(e) {
                     w if w.is_empty() => Health::Ok,
                     w => Health::Warning(w),
                 },
@@ -239,14 +240,20 @@ fn own_error(e: &Entry) -> Option<Error> {
     e.facts.error.as_ref().or_else(|| e.backing.as_ref()?.link.error()).cloned()
 }
 
+/// Its only fault is that cowshed does not read its kind.
+fn only_unread(e: &Entry) -> bool {
+    e.facts.error.as_ref().is_some_and(|error| error.kind() == ErrorKind::Unsupported)
+}
+
 fn warnings(e: &Entry) -> Vec<String> {
     let mut out = e.facts.warnings.clone();
     if e.kind == EntryKind::Image && e.facts.corrupt {
         out.push("it says itself that it is damaged: check it".into());
     }
-    if e.facts.dirty {
+    if e.facts.dirty && e.facts.warnings.is_empty() {
         out.push("it was not closed properly".into());
     }
+    out.extend(e.facts.error.as_ref().map(|error| error.why().to_string()));
     let recorded = e.backing.as_ref().is_none_or(|b| b.format.is_some());
     if !recorded && e.facts.format.is_some_and(|f| f.entry().caps.snapshots) {
         out.push("the format of its backing file is not recorded".into());

@@ -46,6 +46,7 @@ fn look(path: &Path, gate: &Gate, wanted: bool, promised: Option<Format>) -> Res
         return Ok(None);
     }
     let format = best.format;
+    let disguised = disguised(dev.as_ref(), &matches)?;
     let mut facts = Facts { format: Some(format), matches, ..Facts::default() };
     match (format.entry().open)(Source { dev, path: path.to_path_buf(), gate: gate.clone() }) {
         Err(e) => facts.error = Some(e.path(path)),
@@ -65,6 +66,7 @@ fn look(path: &Path, gate: &Gate, wanted: bool, promised: Option<Format>) -> Res
         }
     }
     facts.warnings.extend(promised.and_then(|p| mismatch(p, format)));
+    facts.warnings.extend(disguised);
     Ok(Some(facts))
 }
 
@@ -81,6 +83,21 @@ fn mismatch(promised: Format, format: Format) -> Option<String> {
     let what =
         if format == Format::Raw { "its content has no header of that kind".into() } else { format!("its content is {format}") };
     (!same).then(|| format!("its name says {promised}, {what}"))
+}
+
+/// A header at the start of a disk that has a partition table as well: a guest may have written it to its raw disk, to make the host
+/// open what it names. Optical discs and kernels are bootable by nature, and a fixed VHD is a raw disk with a footer.
+fn disguised(dev: &dyn ReadAt, matches: &[Match]) -> Result<Option<String>> {
+    let Some(best) = matches.first() else { return Ok(None) };
+    let innocent =
+        matches!(best.format, Format::Raw | Format::Vhd | Format::Iso | Format::Ami | Format::Aki | Format::Ari | Format::Dmg);
+    if innocent || !has_partitions(&read_up_to(dev, 0, 4096 + 512)?, dev.len()) {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "it has a partition table behind its {} header: perhaps a raw disk whose guest wrote the header",
+        best.format
+    )))
 }
 
 fn is_image(path: &Path, dev: &dyn ReadAt, best: &Match, promised: Option<Format>) -> Result<bool> {
@@ -152,6 +169,12 @@ mod tests {
         assert_eq!(read(&dir.path().join("empty.qcow2"), &gate, false).unwrap().error.unwrap().why(), "the file is empty");
         let odd = read(&dir.path().join("renamed.vdi"), &gate, false).unwrap();
         assert_eq!(odd.warnings, ["its name says vdi, its content has no header of that kind"]);
+        let mut disguised = mbr.clone();
+        disguised[456] = 0;
+        disguised[..4].copy_from_slice(b"QED\0");
+        std::fs::write(dir.path().join("guest.img"), &disguised).unwrap();
+        let guest = read(&dir.path().join("guest.img"), &gate, false).unwrap();
+        assert!(guest.warnings[0].contains("perhaps a raw disk"), "{:?}", guest.warnings);
         // Whoever points at a file sees it, whatever it is.
         assert!(read(&dir.path().join("notes.txt"), &gate, true).is_some());
         assert!(read(&dir.path().join("gone"), &gate, true).unwrap().error.is_some());
