@@ -63,6 +63,8 @@ fn look(path: &Path, gate: &Gate, wanted: bool, promised: Option<Format>) -> Res
             facts.encrypted = d.encrypted.clone();
             facts.compressed = d.compressed;
             facts.warnings = d.warnings.clone();
+            // Encrypted content is a fact; a missing or gated extent is an error.
+            facts.error = image.readable().err().filter(|_| d.encrypted.is_none()).map(|e| e.path(path));
         }
     }
     facts.warnings.extend(promised.and_then(|p| mismatch(p, format)));
