@@ -496,6 +496,48 @@ fn damaged_dirty_and_encrypted_images_are_not_written() {
 }
 
 #[test]
+fn damage_never_crashes_a_writer() {
+    let dir = dir();
+    let image = dir.path().join("x.qcow2");
+    let mut specimens = Vec::new();
+    for opts in ["cluster_size=4k", "cluster_size=16k,extended_l2=on", "cluster_size=512,refcount_bits=2"] {
+        let w = create(&image, &spec(MIB, opts)).unwrap();
+        w.write(0, &noise(1, 200_000)).unwrap();
+        w.write_compressed(w.unit() * 20, &text(1, w.unit() as usize)).unwrap();
+        w.finish().unwrap();
+        qemu_img(&image, &format!("bitmap --add {} b", s(&image)));
+        if !opts.contains("refcount_bits=2") {
+            qemu_img(&image, &format!("snapshot -c s {}", s(&image)));
+        }
+        specimens.push(std::fs::read(&image).unwrap());
+    }
+    let mut dice = Dice(99);
+    for round in 0..400 {
+        let mut bytes = specimens[round % specimens.len()].clone();
+        for _ in 0..1 + dice.roll(3) {
+            let span = [104, 1024, 40_000, bytes.len() as u64][dice.roll(4) as usize].min(bytes.len() as u64);
+            let at = dice.roll(span) as usize;
+            bytes[at] ^= 1 << dice.roll(8);
+        }
+        let dev: Arc<Memory> = Arc::new(Memory::new(bytes));
+        let source = Source { dev: dev.clone(), path: image.clone(), gate: Gate::closed() };
+        let Ok(w) = Format::Qcow2.entry().open_write.unwrap()(WriteSource::alone(dev, source)) else { continue };
+        for _ in 0..12 {
+            let at = dice.roll(w.size());
+            let len = dice.roll(60_000.min(w.size() - at));
+            let _ = match dice.roll(5) {
+                0 => w.write_zeroes(at, len),
+                1 => w.write_compressed(at / w.unit() * w.unit(), &text(3, w.unit() as usize)),
+                2 => w.flush(),
+                3 => w.resize(MIB + dice.roll(100) * 512),
+                _ => w.write(at, &noise(4, len as usize)),
+            };
+        }
+        let _ = w.finish();
+    }
+}
+
+#[test]
 fn bitmaps_are_not_trusted_after_a_write_that_did_not_keep_them() {
     let dir = dir();
     let image = dir.path().join("x.qcow2");
@@ -507,6 +549,48 @@ fn bitmaps_are_not_trusted_after_a_write_that_did_not_keep_them() {
     w.write(0, &[1; 512]).unwrap();
     w.finish().unwrap();
     assert_eq!(std::fs::read(&image).unwrap()[95] & 1, 0);
+}
+
+#[test]
+fn bitmaps_live_through_a_resize() {
+    let dir = dir();
+    let image = dir.path().join("x.qcow2");
+    // Small clusters and bits: a table cluster holds 64 entries for 2 MiB each, so that tables grow, move and shrink.
+    for sizes in [vec![300 * MIB], vec![3 * MIB], vec![MIB / 2 * 3], vec![200 * MIB, 5 * MIB, 130 * MIB]] {
+        qemu_img(dir.path().join("x").as_path(), &format!("create -q -f qcow2 -o cluster_size=512 {} 8M", s(&image)));
+        qemu_img(&image, &format!("bitmap --add -g 512 {} fine", s(&image)));
+        qemu_img(&image, &format!("bitmap --add -g 1M {} coarse", s(&image)));
+        qemu_io("qcow2", &image, &["write -P 1 1M 600k", "write -P 2 7M 300k"]);
+        let w = open(&image).unwrap();
+        for size in &sizes {
+            w.resize(*size).unwrap();
+        }
+        w.finish().unwrap();
+        drop(w);
+        clean(&image, "bitmaps");
+        // Loading them for writing is what checks their tables against the size; it would drop them otherwise.
+        qemu_io("qcow2", &image, &["write -P 3 0 512"]);
+        clean(&image, "bitmaps, loaded");
+        let info: Value = serde_json::from_str(&qemu_img(&image, &format!("info --output=json {}", s(&image)))).unwrap();
+        let names: Vec<_> =
+            info["format-specific"]["data"]["bitmaps"].as_array().unwrap().iter().map(|b| (&b["name"], &b["flags"])).collect();
+        let auto = serde_json::json!(["auto"]);
+        assert_eq!(names, [(&Value::from("fine"), &auto), (&Value::from("coarse"), &auto)], "{sizes:?}");
+        assert_eq!(info["virtual-size"], *sizes.last().unwrap());
+    }
+}
+
+#[test]
+fn a_shrunk_image_gives_its_end_back() {
+    let dir = dir();
+    let image = dir.path().join("x.qcow2");
+    let w = create(&image, &spec(16 * MIB, "")).unwrap();
+    w.write(0, &noise(1, 16 * MIB as usize)).unwrap();
+    w.resize(MIB).unwrap();
+    w.finish().unwrap();
+    clean(&image, "shrunk");
+    assert!(std::fs::metadata(&image).unwrap().len() < 2 * MIB);
+    assert!(oracle(&image, "") == noise(1, 16 * MIB as usize)[..MIB as usize]);
 }
 
 #[test]

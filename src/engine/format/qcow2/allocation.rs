@@ -1,15 +1,18 @@
 //! Allocation of clusters in the file: finds free runs, makes room for their refcounts, and keeps what was freed until the file no
 //! longer points to it. Never hands out a cluster known to hold metadata, whatever the refcounts say.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use crate::engine::error::{Error, Result};
 use crate::engine::io::{WriteAt, WriteDevice};
 use crate::engine::limits::MAX_REFTABLE_BYTES;
 
 use super::header::Header;
+use super::ranges::Ranges;
 use super::refcounts::Refcounts;
 
+/// How many clusters past the end of the file may be counted as used: a crash leaves some, and looking further would be endless.
+const BEYOND: u64 = 1 << 20;
 /// Host offsets end here (QEMU: block/qcow2.h).
 const MAX_HOST: u64 = 1 << 56;
 
@@ -20,17 +23,27 @@ pub struct Allocator {
     cluster_bits: u32,
     /// No cluster before this one is free.
     hint: u64,
+    /// Clusters of the file, or past the last one handed out.
+    end: u64,
     /// Clusters to be counted down once nothing in the file points to them any more, one entry for each reference.
     freed: Vec<u64>,
     /// Clusters known to hold metadata.
-    metadata: HashSet<u64>,
+    metadata: Ranges,
 }
 
 impl Allocator {
     /// The allocator of an existing image.
     pub fn open(dev: WriteDevice, header: &Header) -> Result<Self> {
+        let dev_end = dev.len().div_ceil(header.cluster_size());
         let refs = Refcounts::open(dev, header)?;
-        let mut out = Allocator { refs, cluster_bits: header.cluster_bits, hint: 1, freed: Vec::new(), metadata: HashSet::new() };
+        let mut out = Allocator {
+            refs,
+            cluster_bits: header.cluster_bits,
+            hint: 1,
+            end: dev_end,
+            freed: Vec::new(),
+            metadata: Ranges::default(),
+        };
         out.protect(0, 1);
         out.protect(out.refs.table_offset, out.refs.table_clusters() << out.cluster_bits);
         let blocks: Vec<u64> = out.refs.block_offsets().collect();
@@ -47,8 +60,15 @@ impl Allocator {
         refs.add_block(0, 1);
         refs.set(0, 1)?;
         refs.set(1, 1)?;
-        let mut out =
-            Allocator { refs, cluster_bits: header.cluster_bits, hint: 2, freed: Vec::new(), metadata: HashSet::from([0, 1]) };
+        let mut out = Allocator {
+            refs,
+            cluster_bits: header.cluster_bits,
+            hint: 2,
+            end: 2,
+            freed: Vec::new(),
+            metadata: Ranges::default(),
+        };
+        out.metadata.insert(0..2);
         let table = out.metadata_run(table_clusters)?;
         out.refs.move_table(table);
         Ok(out)
@@ -63,13 +83,20 @@ impl Allocator {
     pub fn protect(&mut self, offset: u64, len: u64) {
         let first = offset >> self.cluster_bits;
         let last = offset.saturating_add(len.saturating_sub(1)) >> self.cluster_bits;
-        self.metadata.extend(first..=last);
+        self.metadata.insert(first..last.saturating_add(1));
     }
 
-    /// Refuses to write guest data over metadata: `len` bytes from host byte `offset` on.
+    /// Refuses to write guest data over metadata, or past the end of the file in a cluster that was not handed out here: `len`
+    /// bytes from host byte `offset` on.
     pub fn guard(&self, offset: u64, len: u64) -> Result<()> {
         let last = offset.saturating_add(len.saturating_sub(1)) >> self.cluster_bits;
-        match (offset >> self.cluster_bits..=last).find(|c| self.metadata.contains(c)) {
+        if last >= self.end {
+            return Err(Error::corrupt("the image's tables place guest data past the end of the file")
+                .op("write guest data")
+                .at(offset)
+                .hint("the file was cut short: run check, and repair the image before writing to it"));
+        }
+        match self.metadata.first_in(offset >> self.cluster_bits..last.saturating_add(1)) {
             None => Ok(()),
             Some(c) => Err(self.overlap(c)),
         }
@@ -84,6 +111,11 @@ impl Allocator {
 
     /// True when nothing uses `cluster`; a cluster whose refcount block is not there yet is free.
     fn is_free(&mut self, cluster: u64) -> Result<bool> {
+        if cluster > self.end.saturating_add(BEYOND) {
+            return Err(Error::corrupt("refcounts count clusters far past the end of the file")
+                .op("look for free clusters")
+                .hint("run check -r all"));
+        }
         Ok(!self.refs.has_block(cluster) || self.refs.get(cluster)? == 0)
     }
 
@@ -98,13 +130,14 @@ impl Allocator {
             }
             let mut count = 0;
             while count < want.max(1) && self.refs.has_block(start + count) && self.refs.get(start + count)? == 0 {
-                if self.metadata.contains(&(start + count)) {
+                if self.metadata.contains(start + count) {
                     return Err(self.overlap(start + count));
                 }
                 self.refs.set(start + count, 1)?;
                 count += 1;
             }
             self.hint = start + count;
+            self.end = self.end.max(self.hint);
             return Ok((start << self.cluster_bits, count));
         }
     }
@@ -124,12 +157,13 @@ impl Allocator {
     }
 
     fn take_block(&mut self, cluster: u64) -> Result<()> {
-        if self.metadata.contains(&cluster) {
+        if self.metadata.contains(cluster) {
             return Err(self.overlap(cluster));
         }
         self.refs.add_block(cluster, cluster);
         self.refs.set(cluster, 1)?;
-        self.metadata.insert(cluster);
+        self.end = self.end.max(cluster + 1);
+        self.metadata.insert(cluster..cluster + 1);
         Ok(())
     }
 
@@ -140,7 +174,7 @@ impl Allocator {
         let mut seen = 0;
         while seen < count {
             self.room(start + count)?;
-            if self.is_free(start + seen)? && !self.metadata.contains(&(start + seen)) {
+            if self.is_free(start + seen)? && !self.metadata.contains(start + seen) {
                 seen += 1;
             } else {
                 start += seen + 1;
@@ -148,18 +182,18 @@ impl Allocator {
             }
         }
         // From here on nothing else can take the run, not even a refcount table that has to move.
-        self.metadata.extend(start..start + count);
+        self.metadata.insert(start..start + count);
         let mut used: Vec<u64> = (start..start + count).collect();
         let mut next = start + count;
         let mut missing: BTreeSet<u64> =
             used.iter().copied().filter(|c| !self.refs.has_block(*c)).map(|c| c / self.refs.per_block()).collect();
         while let Some(index) = missing.pop_first() {
-            while !self.is_free(next)? || self.metadata.contains(&next) {
+            while !self.is_free(next)? || self.metadata.contains(next) {
                 next += 1;
             }
             self.room(next)?;
             self.refs.add_block(index * self.refs.per_block(), next);
-            self.metadata.insert(next);
+            self.metadata.insert(next..next + 1);
             if !self.refs.has_block(next) {
                 missing.insert(next / self.refs.per_block());
             }
@@ -167,6 +201,7 @@ impl Allocator {
             next += 1;
         }
         for cluster in used {
+            self.end = self.end.max(cluster + 1);
             self.refs.set(cluster, 1)?;
         }
         Ok(start << self.cluster_bits)
@@ -221,7 +256,7 @@ impl Allocator {
         for cluster in freed {
             match self.refs.change(cluster, -1) {
                 Ok(0) => {
-                    self.metadata.remove(&cluster);
+                    self.metadata.remove(cluster);
                     self.hint = self.hint.min(cluster);
                     gone(cluster << self.cluster_bits);
                     match holes.last_mut() {
@@ -243,6 +278,15 @@ impl Allocator {
             }
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Where the last used cluster of a file of `len` bytes ends.
+    pub fn used_end(&mut self, len: u64) -> Result<u64> {
+        let mut clusters = len.div_ceil(self.cluster());
+        while clusters > 0 && self.is_free(clusters - 1)? && !self.metadata.contains(clusters - 1) {
+            clusters -= 1;
+        }
+        Ok((clusters << self.cluster_bits).min(len))
     }
 
     /// Something waits for [`Allocator::settle`].

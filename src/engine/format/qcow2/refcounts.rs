@@ -147,6 +147,9 @@ impl Refcounts {
         let Some(offset) = usize::try_from(index).ok().and_then(|i| self.table.get(i)).copied().filter(|o| *o != 0) else {
             return Ok(None);
         };
+        if !self.blocks.contains_key(&index) {
+            self.trim();
+        }
         let block = match self.blocks.entry(index) {
             std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
             std::collections::hash_map::Entry::Vacant(e) => e.insert(

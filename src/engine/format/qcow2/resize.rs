@@ -2,7 +2,7 @@
 //!
 //! Growing: the header is pointed to a larger L1 table where one is needed; then the new range is made zero, over what lies
 //! below it and over stale clusters, and durably so; then the size changes. Shrinking: the size changes first; then what lies beyond
-//! it is given back. A crash leaves the old disk or the new one, with leaked clusters at worst.
+//! it is given back, and the file cut. A crash leaves the old disk or the new one, with leaked clusters at worst.
 
 use std::sync::atomic::Ordering;
 
@@ -10,6 +10,7 @@ use crate::engine::error::{Error, Result};
 use crate::engine::limits::MAX_L1_BYTES;
 use crate::engine::units::SECTOR;
 
+use super::header::BITMAPS;
 use super::writer::{Shared, State};
 
 impl Shared {
@@ -21,6 +22,7 @@ impl Shared {
         if !size.is_multiple_of(SECTOR) {
             return Err(Error::usage(format!("a qcow2 disk has a multiple of {SECTOR} bytes, and {size} is none")));
         }
+        let bitmaps = self.lock().header.autoclear & BITMAPS != 0;
         let mut s = self.change()?;
         if s.header.snapshots > 0 && s.header.version < 3 {
             return Err(Error::unsupported("a version 2 image with snapshots cannot be resized: they do not store their size")
@@ -28,10 +30,11 @@ impl Shared {
         }
         let old = self.size();
         match size.cmp(&old) {
-            std::cmp::Ordering::Equal => Ok(()),
-            std::cmp::Ordering::Greater => self.grow(&mut s, old, size),
-            std::cmp::Ordering::Less => self.shrink(&mut s, old, size),
+            std::cmp::Ordering::Equal => {}
+            std::cmp::Ordering::Greater => self.grow(&mut s, old, size)?,
+            std::cmp::Ordering::Less => self.shrink(&mut s, old, size)?,
         }
+        if bitmaps { self.resize_bitmaps(&mut s, size) } else { Ok(()) }
     }
 
     fn grow(&self, s: &mut State, old: u64, new: u64) -> Result<()> {
@@ -114,7 +117,20 @@ impl Shared {
         if let Some(data) = &self.data {
             data.set_len(data.len().min(new))?;
         }
-        self.flush(s)
+        self.flush(s)?;
+        self.trim(s)
+    }
+
+    /// Cuts free clusters off the end of the file.
+    pub fn trim(&self, s: &mut State) -> Result<()> {
+        // The counts that call them free are durable first.
+        self.barrier(s, &self.dev)?;
+        let len = self.dev.len();
+        let end = s.alloc.used_end(len)?;
+        if end < len && self.dev.as_file().is_none_or(|f| !f.is_block_device()) {
+            self.dev.set_len(end)?;
+        }
+        Ok(())
     }
 
     /// Lets go of L2 tables that lie wholly in `new..old`: every one of their entries is empty. What is past the old end (a

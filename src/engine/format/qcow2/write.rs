@@ -142,6 +142,8 @@ impl Shared {
         while wanted < limit && self.owned(self.entry(&mut s, at + (wanted << bits))?.0).is_none() {
             wanted += 1;
         }
+        // The table goes before its data, so that data stays in one run and the file can be cut after it.
+        self.table_mut(&mut s, at / g.l2_span())?;
         let (host, clusters) = s.alloc.data_run(wanted)?;
         Ok(Step::Whole { host, clusters })
     }
