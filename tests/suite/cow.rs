@@ -9,6 +9,7 @@ use cowshed::engine::io::ReadAt;
 use cowshed::engine::model::Kind;
 
 use crate::common::{dir, noise};
+use crate::writing;
 
 /// A file as a 64-bit (`wide`) or 32-bit host wrote it, with `sectors` of the disk in it. Returns the file's bytes.
 fn build(wide: bool, size: u64, backing: &str, mtime: i32, sectors: &[(u64, u8)]) -> Vec<u8> {
@@ -138,4 +139,60 @@ fn other_versions_are_recognised_and_said_so() {
     }
     let path = write(dir.path(), "x.cow", &build(true, 512, "", 0, &[])[..600]);
     assert_eq!(Chain::open(&path, &OpenOptions::default()).map(drop).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn random_writes_read_back() {
+    for (size, base) in [((3u64 << 20) + 512, Vec::new()), (2 << 20, noise(7, 1_000_000))] {
+        let (bytes, model) = writing::random_writes(Format::Cow, size, &base);
+        // By the structure alone, without the reader under test: header, bitmap, data.
+        assert_eq!(&bytes[..8], b"OOOM\0\0\0\x02");
+        assert_eq!(bytes[1040..1052], [&size.to_be_bytes()[..], &512u32.to_be_bytes()].concat());
+        let data = (1056 + (size / 512).div_ceil(8) as usize).next_multiple_of(512);
+        let mut expected = base.clone();
+        expected.resize(size as usize, 0);
+        for sector in 0..size as usize / 512 {
+            if bytes[1056 + sector / 8] >> (sector % 8) & 1 == 1 {
+                let mut content = [0; 512];
+                let stored = bytes.get(data + sector * 512..).unwrap_or_default();
+                let n = stored.len().min(512);
+                content[..n].copy_from_slice(&stored[..n]);
+                expected[sector * 512..][..512].copy_from_slice(&content);
+            }
+        }
+        writing::same(&expected, &model, "by the structure");
+    }
+}
+
+#[test]
+fn a_power_cut_leaves_each_byte_old_or_new() {
+    writing::power_cuts_leave_old_or_new(Format::Cow);
+}
+
+#[test]
+fn a_new_file_knows_its_backing_files_time() {
+    use cowshed::engine::format::write::{CreateSpec, NewBacking};
+    use std::os::unix::fs::MetadataExt;
+    let dir = dir();
+    let base = write(dir.path(), "base.raw", &[3; 2048]);
+    let backing = NewBacking {
+        name: "base.raw".into(),
+        path: base.clone(),
+        format: Format::Raw,
+        size: 2048,
+        identity: Default::default(),
+        disk: None,
+    };
+    let spec = CreateSpec { size: 2048, backing: Some(backing), ..CreateSpec::default() };
+    let writer = writing::try_create(Format::Cow, &spec).unwrap();
+    // Part of a sector needs what lies below, and that was not given.
+    assert!(writer.write(5, &[1]).is_err());
+    writer.write(512, &[1; 512]).unwrap();
+    writer.finish().unwrap();
+    match writer.reader().backing().unwrap().identity {
+        cowshed::engine::model::ParentIdentity::Mtime(t) => assert_eq!(t, std::fs::metadata(base).unwrap().mtime()),
+        other => panic!("{other:?}"),
+    }
+    let long = CreateSpec { size: 0, ..CreateSpec::default() };
+    assert!(writing::try_create(Format::Cow, &long).is_err());
 }

@@ -29,3 +29,4 @@ mod vhd;
 mod vhdx;
 mod vmdk;
 mod vmdk_write;
+mod writing;

@@ -6,10 +6,13 @@ use std::process::Command;
 use cowshed::engine::chain::{Chain, OpenOptions};
 use cowshed::engine::error::ErrorKind;
 use cowshed::engine::format::Format;
+use cowshed::engine::format::write::CreateSpec;
 use cowshed::engine::io::ReadAt;
+use cowshed::engine::io::fault::{Failure, Faulty};
 use cowshed::engine::model::Kind;
 
 use crate::common::{dir, noise, qemu_img, qemu_io, s, text};
+use crate::writing::{self, same, whole};
 
 /// The whole disk as cowshed reads it, in pieces of an odd size so that cluster edges are crossed.
 fn ours(path: &Path) -> Vec<u8> {
@@ -26,12 +29,6 @@ fn theirs(path: &Path) -> Vec<u8> {
     let raw = path.with_extension("oracle");
     qemu_img(&format!("convert -O raw {} {}", s(path), s(&raw)));
     std::fs::read(raw).unwrap()
-}
-
-/// Fails with the first difference instead of printing megabytes.
-fn same(a: &[u8], b: &[u8], what: &str) {
-    let at = a.iter().zip(b).position(|(x, y)| x != y);
-    assert!(a.len() == b.len() && at.is_none(), "{what}: {} and {} bytes, first difference at {at:x?}", a.len(), b.len());
 }
 
 /// Makes `image` of `raw`. With `-c` qemu-img 10.0.2 writes a whole image and yet exits with 1, silently: its own comparison is the
@@ -145,4 +142,74 @@ fn clusters_that_are_not_there_and_broken_streams_are_told() {
     let disk = Chain::open(&image, &OpenOptions::default()).unwrap().disk().unwrap();
     let e = disk.read_at(0, &mut whole).unwrap_err();
     assert!(matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Truncated), "{e}");
+}
+
+#[test]
+fn random_writes_read_back_here_and_by_the_tool() {
+    let dir = dir();
+    for (size, base) in [((5u64 << 20) + 1536, Vec::new()), (3 << 20, noise(77, 2_000_000))] {
+        let (bytes, model) = writing::random_writes(Format::Qcow, size, &base);
+        let (image, raw) = (dir.path().join("x.qcow"), dir.path().join("model.raw"));
+        std::fs::write(dir.path().join("base.raw"), &base).unwrap();
+        std::fs::write(&image, bytes).unwrap();
+        std::fs::write(&raw, &model).unwrap();
+        qemu_img(&format!("compare -f qcow -F raw {} {}", s(&image), s(&raw)));
+    }
+}
+
+#[test]
+fn what_is_created_is_what_the_tool_creates() {
+    let dir = dir();
+    for (size, backing) in [(512u64, false), (10 << 20, false), (1 << 40, false), (10 << 20, true)] {
+        let theirs = dir.path().join("theirs");
+        std::fs::write(dir.path().join("base.raw"), [0; 512]).unwrap();
+        let over = if backing { "-F raw -b base.raw " } else { "" };
+        qemu_img(&format!("create -f qcow {over}{} {size}", s(&theirs)));
+        let (dev, _writer) = writing::create(Format::Qcow, size, backing.then_some(&[0; 512][..]));
+        same(&dev.to_vec(), &std::fs::read(&theirs).unwrap(), &format!("{size} {backing}"));
+    }
+    let none = CreateSpec::default();
+    assert_eq!(writing::try_create(Format::Qcow, &none).map(drop).unwrap_err().kind(), ErrorKind::Usage);
+}
+
+#[test]
+fn a_power_cut_leaves_each_byte_old_or_new() {
+    writing::power_cuts_leave_old_or_new(Format::Qcow);
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_can_be_gone_on_from() {
+    let (dev, writer) = writing::create(Format::Qcow, 1 << 20, None);
+    let mut model = vec![0; 1 << 20];
+    for n in 0..20 {
+        dev.fail(Some(Failure { at: n % 4, once: true, errno: libc::ENOSPC, reads: false }));
+        let data = noise(n, 30_000);
+        let at = (n * 40_000) as usize;
+        for _ in 0..6 {
+            if writer.write(at as u64, &data).and_then(|()| writer.flush()).is_ok() {
+                break;
+            }
+        }
+        dev.fail(None);
+        writer.flush().unwrap();
+        model[at..at + data.len()].copy_from_slice(&data);
+    }
+    let image = writing::open(Format::Qcow, dev.to_vec()).unwrap();
+    same(&whole(image.as_ref(), &[]), &model, "after failures");
+}
+
+#[test]
+fn writing_never_follows_an_entry_into_the_header() {
+    let (dev, writer) = writing::create(Format::Qcow, 1 << 20, None);
+    writer.write(0, &[1; 4096]).unwrap();
+    writer.flush().unwrap();
+    drop(writer);
+    let mut bytes = dev.to_vec();
+    let table = u64::from_be_bytes(bytes[48..56].try_into().unwrap()) as usize;
+    bytes[table..table + 8].copy_from_slice(&16u64.to_be_bytes());
+    let dev = Faulty::new(bytes.clone());
+    let writer = writing::open_write(Format::Qcow, &dev, None);
+    assert_eq!(writer.write(0, &[2; 512]).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(writer.write_zeroes(0, 512).unwrap_err().kind(), ErrorKind::Corrupt);
+    same(&dev.to_vec(), &bytes, "untouched");
 }

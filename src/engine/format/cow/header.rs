@@ -4,7 +4,7 @@
 //! It was written as an unpacked C structure, so there are two layouts: with the size aligned to 8 bytes (64-bit hosts) and to 4.
 
 use crate::engine::error::{Error, Result};
-use crate::engine::io::bytes::{be32, be64, le32, until_nul};
+use crate::engine::io::bytes::{be32, be64, le32, put, put_be32, put_be64, until_nul};
 use crate::engine::units::SECTOR;
 
 /// `OOOM`, as a big-endian number.
@@ -118,6 +118,17 @@ impl Header {
         let name = b.get(NAME_AT..MTIME_AT).unwrap_or_default();
         let mtime = be32(b, MTIME_AT).unwrap_or_default().cast_signed();
         Ok(Header { layout, backing: until_nul(name).to_vec(), mtime, size })
+    }
+
+    /// The header's bytes.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut b = vec![0; self.layout.header_bytes() as usize];
+        let at = self.layout.size_at();
+        let mut fits = put_be32(&mut b, 0, MAGIC) && put_be32(&mut b, 4, 2) && put(&mut b, NAME_AT, &self.backing);
+        fits &= put_be32(&mut b, MTIME_AT, self.mtime.cast_unsigned()) && put_be64(&mut b, at, self.size);
+        fits &= put_be32(&mut b, at + 8, SECTOR as u32);
+        debug_assert!(fits, "the fields lie within the header");
+        b
     }
 
     /// Bytes of the bitmap: a bit per sector.

@@ -1,9 +1,12 @@
 //! User-mode Linux copy-on-write, version 2: a bitmap of sectors over a backing file. Nothing else reads it any more.
 //!
-//! Owns the format's row and its probe. [`header`] has the structures, [`image`] reads.
+//! Owns the format's row and its probe. [`header`] and [`bitmap`] have the structures, [`image`] reads,
+//! `write` writes.
 
+pub mod bitmap;
 pub mod header;
 pub mod image;
+mod write;
 
 use super::probe::{Match, Probe};
 use super::{Caps, Format, FormatEntry, Guide};
@@ -16,7 +19,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "cow",
     title: "User-mode Linux copy-on-write, version 2",
     extensions: &["cow"],
-    caps: Caps { read: true, backing: true, sparse: true, ..Caps::NONE },
+    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, ..Caps::NONE },
     guide: Guide {
         what: "Changes against a read-only disk: one bit per sector says whether the sector is in this file.",
         origin: "User-mode Linux (2001); QEMU wrote version 2 until it dropped the format in 2014.",
@@ -26,8 +29,8 @@ pub static ENTRY: FormatEntry = FormatEntry {
     probe,
     open: image::open,
     options: &[],
-    create: None,
-    open_write: None,
+    create: Some(write::create),
+    open_write: Some(write::open_write),
 };
 
 fn probe(p: &Probe<'_>) -> Option<Match> {

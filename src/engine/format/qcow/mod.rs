@@ -1,10 +1,11 @@
 //! QEMU copy-on-write, version 1: two levels of tables, compressed clusters, a backing file, no reference counts.
 //!
-//! Owns the format's row and its probe. The structures are in [`header`] and [`tables`], reading is in [`image`].
+//! Owns the format's row and its probe. The structures are in [`header`] and [`tables`], reading is in [`image`], writing in `write`.
 
 pub mod header;
 pub mod image;
 pub mod tables;
+mod write;
 
 use super::probe::{Match, Probe};
 use super::{Caps, Format, FormatEntry, Guide};
@@ -18,7 +19,16 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "qcow",
     title: "QEMU copy-on-write, version 1",
     extensions: &["qcow"],
-    caps: Caps { read: true, backing: true, compression: true, encryption: true, sparse: true, ..Caps::NONE },
+    caps: Caps {
+        read: true,
+        write: true,
+        create: true,
+        backing: true,
+        compression: true,
+        encryption: true,
+        sparse: true,
+        ..Caps::NONE
+    },
     guide: Guide {
         what: "QEMU's first growing disk: clusters are added to the end of the file as the guest writes them.",
         origin: "QEMU 0.6 (2004); qcow2 took its place in 2006.",
@@ -28,8 +38,8 @@ pub static ENTRY: FormatEntry = FormatEntry {
     probe,
     open: image::open,
     options: &[],
-    create: None,
-    open_write: None,
+    create: Some(write::create),
+    open_write: Some(write::open_write),
 };
 
 fn probe(p: &Probe<'_>) -> Option<Match> {

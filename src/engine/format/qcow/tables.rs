@@ -1,14 +1,15 @@
-//! The L1 and L2 tables of a qcow version 1 image, read a page at a time and kept for a while.
+//! The L1 and L2 tables of a qcow version 1 image, read a page at a time and kept for a while; changed entries wait here until
+//! they are written.
 //!
 //! Nothing is believed of their size: a table that the file does not hold is an error when it is asked for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::header::Header;
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::io::bytes::be64;
-use crate::engine::io::{Device, read_vec};
+use crate::engine::io::{Device, WriteAt, read_vec};
 
 /// Entries read at once.
 const PAGE: u64 = 512;
@@ -45,14 +46,45 @@ impl Entry {
         let split = 63 - cluster_bits;
         Entry::Compressed { offset: raw & ((1 << split) - 1), len: (raw >> split) & ((1 << cluster_bits) - 1) }
     }
+
+    /// The entry's 64 bits; `None` when its offset or length does not fit.
+    pub fn encode(self, cluster_bits: u32) -> Option<u64> {
+        match self {
+            Entry::Unallocated => Some(0),
+            Entry::Data(offset) => (offset & COMPRESSED == 0).then_some(offset),
+            Entry::Compressed { offset, len } => {
+                let split = 63 - cluster_bits;
+                (offset >> split == 0 && len >> cluster_bits == 0).then_some(COMPRESSED | len << split | offset)
+            }
+        }
+    }
+}
+
+/// Which table a changed page belongs to: L2 tables are written before the L1 entries that lead to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// The one table of the image.
+    L1,
+    /// A table of clusters.
+    L2,
+}
+
+type Page = Arc<[u64]>;
+
+/// Pages by their byte offset.
+#[derive(Default)]
+struct Pages {
+    /// As the file has them.
+    kept: HashMap<u64, Page>,
+    /// Changed and not written yet.
+    changed: BTreeMap<u64, (Level, Page)>,
 }
 
 /// The tables of one image.
 pub struct Tables {
     dev: Device,
     header: Header,
-    /// By the byte offset of the page.
-    pages: Mutex<HashMap<u64, Arc<[u64]>>>,
+    pages: Mutex<Pages>,
 }
 
 impl Tables {
@@ -79,36 +111,94 @@ impl Tables {
         self.entry(self.header.l1_offset, index, self.header.l1_entries).op("read L1 table")
     }
 
-    /// Forgets what was read, after the tables were written to.
-    pub fn forget(&self) {
-        self.lock().clear();
+    /// Links an empty L2 table, to be written at byte `at`, into the L1 entry at `index`.
+    pub(super) fn link(&self, index: u64, at: u64) -> Result<()> {
+        let mut first = 0;
+        while first < self.header.l2_entries() {
+            let count = PAGE.min(self.header.l2_entries() - first);
+            self.lock().changed.insert(at + first * 8, (Level::L2, vec![0; count as usize].into()));
+            first += count;
+        }
+        self.set(Level::L1, self.header.l1_offset, index, self.header.l1_entries, at)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<[u64]>>> {
+    /// Changes the entry of guest cluster `cluster`, whose L2 table is there.
+    pub(super) fn set_cluster(&self, cluster: u64, entry: Entry) -> Result<()> {
+        let h = &self.header;
+        let raw =
+            entry.encode(h.cluster_bits).ok_or_else(|| Error::usage("the file has grown beyond what the format can address"))?;
+        let table = self.l1(cluster >> h.l2_bits)?;
+        self.set(Level::L2, table, cluster & (h.l2_entries() - 1), h.l2_entries(), raw)
+    }
+
+    /// Pages waiting to be written.
+    pub(super) fn changed(&self) -> usize {
+        self.lock().changed.len()
+    }
+
+    /// Writes the changed pages of `level` to `dev`. A page stays changed until it was written.
+    pub(super) fn write(&self, level: Level, dev: &dyn WriteAt) -> Result<()> {
+        let waiting: Vec<(u64, Page)> =
+            self.lock().changed.iter().filter(|(_, (l, _))| *l == level).map(|(at, (_, p))| (*at, p.clone())).collect();
+        for (at, page) in waiting {
+            let bytes: Vec<u8> = page.iter().flat_map(|e| e.to_be_bytes()).collect();
+            dev.write_at(at, &bytes).op("write tables")?;
+            let mut pages = self.lock();
+            pages.changed.remove(&at);
+            pages.keep(at, page);
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pages> {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Entry `index` of the table of `entries` entries at byte `table`.
-    fn entry(&self, table: u64, index: u64, entries: u64) -> Result<u64> {
+    /// The page that holds entry `index` of the table of `entries` entries at byte `table`: its byte offset, the page, and the
+    /// index in it.
+    fn page(&self, table: u64, index: u64, entries: u64) -> Result<(u64, Page, usize)> {
         let out_of_range = || Error::corrupt("a table reaches past the end of the disk").at(table);
         let first = index / PAGE * PAGE;
         let count = PAGE.min(entries.checked_sub(first).ok_or_else(out_of_range)?);
         let at = table.checked_add(first * 8).ok_or_else(out_of_range)?;
-        let known = self.lock().get(&at).filter(|p| p.len() as u64 == count).cloned();
+        let known = self.lock().get(at).filter(|p| p.len() as u64 == count);
         let page = match known {
             Some(page) => page,
             None => {
                 let bytes = read_vec(self.dev.as_ref(), at, count * 8, PAGE * 8)?;
-                let page: Arc<[u64]> = (0..count as usize).map(|i| be64(&bytes, i * 8).unwrap_or_default()).collect();
-                let mut pages = self.lock();
-                if pages.len() >= PAGES_KEPT {
-                    pages.clear();
-                }
-                pages.insert(at, page.clone());
+                let page: Page = (0..count as usize).map(|i| be64(&bytes, i * 8).unwrap_or_default()).collect();
+                self.lock().keep(at, page.clone());
                 page
             }
         };
-        page.get((index - first) as usize).copied().ok_or_else(out_of_range)
+        Ok((at, page, (index - first) as usize))
+    }
+
+    fn entry(&self, table: u64, index: u64, entries: u64) -> Result<u64> {
+        let (at, page, i) = self.page(table, index, entries)?;
+        page.get(i).copied().ok_or_else(|| Error::corrupt("a table reaches past the end of the disk").at(at))
+    }
+
+    fn set(&self, level: Level, table: u64, index: u64, entries: u64, raw: u64) -> Result<()> {
+        let (at, page, i) = self.page(table, index, entries)?;
+        let mut page = page.to_vec();
+        if let Some(entry) = page.get_mut(i) {
+            *entry = raw;
+        }
+        self.lock().changed.insert(at, (level, page.into()));
+        Ok(())
+    }
+}
+
+impl Pages {
+    fn get(&self, at: u64) -> Option<Page> {
+        self.changed.get(&at).map(|(_, p)| p).or_else(|| self.kept.get(&at)).cloned()
+    }
+    fn keep(&mut self, at: u64, page: Page) {
+        if self.kept.len() >= PAGES_KEPT {
+            self.kept.clear();
+        }
+        self.kept.insert(at, page);
     }
 }
 
@@ -119,9 +209,16 @@ mod tests {
     #[test]
     fn compressed_entries_split_at_the_cluster_size() {
         // 4 KiB clusters: 12 bits of length above 51 bits of offset.
-        assert_eq!(Entry::decode(COMPRESSED | (0x123 << 51) | 0x4567, 12), Entry::Compressed { offset: 0x4567, len: 0x123 });
-        assert_eq!(Entry::decode(COMPRESSED | (0xffff << 47) | 1, 16), Entry::Compressed { offset: 1, len: 0xffff });
-        assert_eq!(Entry::decode(0x8000, 12), Entry::Data(0x8000));
-        assert_eq!(Entry::decode(0, 12), Entry::Unallocated);
+        for (raw, bits, entry) in [
+            (COMPRESSED | (0x123 << 51) | 0x4567, 12, Entry::Compressed { offset: 0x4567, len: 0x123 }),
+            (COMPRESSED | (0xffff << 47) | 1, 16, Entry::Compressed { offset: 1, len: 0xffff }),
+            (0x8000, 12, Entry::Data(0x8000)),
+            (0, 12, Entry::Unallocated),
+        ] {
+            assert_eq!(Entry::decode(raw, bits), entry);
+            assert_eq!(entry.encode(bits), Some(raw));
+        }
+        assert_eq!(Entry::Compressed { offset: 1 << 51, len: 1 }.encode(12), None);
+        assert_eq!(Entry::Compressed { offset: 1, len: 4096 }.encode(12), None);
     }
 }
