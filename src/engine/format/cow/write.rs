@@ -100,6 +100,9 @@ impl DiskWriter for Writer {
     fn unit(&self) -> u64 {
         SECTOR
     }
+    fn set_below(&self, below: Device) {
+        *self.lock() = Some(below);
+    }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.within(offset, data.len() as u64)?;

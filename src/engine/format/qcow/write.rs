@@ -203,6 +203,9 @@ impl DiskWriter for Writer {
     fn unit(&self) -> u64 {
         self.header().cluster_size()
     }
+    fn set_below(&self, below: Device) {
+        self.lock().below = Some(below);
+    }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.within(offset, data.len() as u64)?;
