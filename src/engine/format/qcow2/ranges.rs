@@ -41,6 +41,9 @@ impl Ranges {
 
     /// The first cluster of `range` that is in the set.
     pub fn first_in(&self, range: Range<u64>) -> Option<u64> {
+        if range.is_empty() {
+            return None;
+        }
         let before = self.0.range(..=range.start).next_back().filter(|(_, e)| **e > range.start).map(|_| range.start);
         before.or_else(|| self.0.range(range).next().map(|(s, _)| *s))
     }
