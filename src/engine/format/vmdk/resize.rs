@@ -113,7 +113,8 @@ type Done = std::result::Result<u64, (Error, bool)>;
 
 fn grow(writer: &Writer, open: &Open, hosted: &Hosted, old: &Grains, size: u64) -> Done {
     let before = |e: Error| (e, false);
-    let below = writer.below.as_ref();
+    let below = writer.below();
+    let below = below.as_ref();
     let parent = open.image.backing.is_some();
     if parent && below.is_none() {
         return Err(before(Error::usage("growing a child needs its parent, which was not opened")));

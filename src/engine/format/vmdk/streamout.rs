@@ -5,7 +5,7 @@
 //! that every reader refuses, never a wrong disk.
 
 use std::cell::RefCell;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::create::{DESCRIPTOR_SECTORS, GRAIN, PER_TABLE};
 use super::image;
@@ -33,7 +33,7 @@ pub(super) struct StreamWriter {
     size: u64,
     header: Header,
     parent: bool,
-    below: Option<Below>,
+    below: RwLock<Option<Below>>,
     state: Mutex<State>,
 }
 
@@ -90,7 +90,7 @@ impl StreamWriter {
             size,
             header,
             parent: backing.is_some(),
-            below: backing.and_then(|b| b.disk.clone()),
+            below: RwLock::new(backing.and_then(|b| b.disk.clone())),
             state: Mutex::new(state),
         })
     }
@@ -103,7 +103,8 @@ impl StreamWriter {
     fn seen(&self, number: u64) -> Result<Vec<u8>> {
         let mut grain = vec![0u8; GRAIN_BYTES as usize];
         if self.parent {
-            let below = self.below.as_ref().ok_or_else(|| {
+            let below = self.below.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let below = below.ok_or_else(|| {
                 Error::usage("a grain is written in part and its other bytes are in the parent, which was not opened")
             })?;
             let start = number * GRAIN_BYTES;
@@ -232,6 +233,9 @@ impl DiskWriter for StreamWriter {
     }
     fn sequential(&self) -> bool {
         true
+    }
+    fn set_below(&self, below: Device) {
+        *self.below.write().unwrap_or_else(PoisonError::into_inner) = Some(Below(below));
     }
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.range(offset, data.len() as u64)?;

@@ -16,7 +16,7 @@ use super::image::{self, Vmdk};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::Image;
 use crate::engine::format::write::{Below, DiskWriter, WriteSource};
-use crate::engine::io::{ReadAt, WriteDevice, read_vec};
+use crate::engine::io::{Device, WriteDevice, read_vec};
 use crate::engine::limits::MAX_DESCRIPTOR;
 use crate::engine::units::{KIB, SECTOR};
 
@@ -29,7 +29,7 @@ pub(super) struct Writer {
     /// The image file, then every extent file; `None` for one that must not be written.
     pub(super) files: Vec<Option<WriteDevice>>,
     /// The parent's disk.
-    pub(super) below: Option<Below>,
+    below: RwLock<Option<Below>>,
     /// The content id still has to be renewed: where its digits are in the image file.
     stale_cid: Mutex<Option<(u64, usize)>>,
     /// One flush at a time.
@@ -60,9 +60,9 @@ pub(super) fn open_write(from: WriteSource) -> Result<Arc<dyn DiskWriter>> {
     let mut files = vec![Some(dev.clone())];
     let image = image::load(&source, &mut |name, writable| {
         if writable {
-            // The gate says whether it may be opened at all, and what it really is.
-            let seen = source.gate.open(&source.path, name)?;
-            let file = other(seen.path().unwrap_or(&source.path), name)?;
+            // The gate says whether it may be opened at all.
+            source.gate.open(&source.path, name)?;
+            let file = other(&source.path, name)?;
             files.push(Some(file.clone()));
             Ok(file)
         } else {
@@ -107,7 +107,7 @@ impl Writer {
         Writer {
             disk: RwLock::new(Open { image: Arc::new(image), parts }),
             files,
-            below,
+            below: RwLock::new(below),
             stale_cid: Mutex::new(stale_cid),
             flushing: Mutex::new(()),
         }
@@ -117,12 +117,18 @@ impl Writer {
         self.disk.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The parent's disk, when it was told.
+    pub(super) fn below(&self) -> Option<Below> {
+        self.below.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Calls `each` for every extent that the range touches: how to write it, its guest start, its file, the range within it.
     fn on_parts(&self, offset: u64, len: u64, each: impl Fn(&Target, &Under<'_>, u64, u64, u64) -> Result<()>) -> Result<()> {
         let open = self.open();
         let end = offset.checked_add(len).filter(|&e| e <= open.image.size);
         let end = end.ok_or_else(|| Error::usage("a write past the end of the disk").at(offset))?;
         self.renew_cid()?;
+        let disk = self.below();
         let mut at = offset;
         for (part, target) in open.image.parts.iter().zip(&open.parts) {
             let part_end = part.start + part.len;
@@ -130,7 +136,7 @@ impl Writer {
                 continue;
             }
             let n = part_end.min(end) - at;
-            let below = Under { parent: open.image.backing.is_some(), disk: self.below.as_ref(), start: part.start };
+            let below = Under { parent: open.image.backing.is_some(), disk: disk.as_ref(), start: part.start };
             each(target, &below, at - part.start, at - offset, n)?;
             at += n;
         }
@@ -226,6 +232,9 @@ impl DiskWriter for Writer {
     }
     fn unit(&self) -> u64 {
         self.open().image.parts.iter().find_map(Part::grain).unwrap_or(64 * KIB)
+    }
+    fn set_below(&self, below: Device) {
+        *self.below.write().unwrap_or_else(PoisonError::into_inner) = Some(Below(below));
     }
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.on_parts(offset, data.len() as u64, |target, below, at, done, n| {

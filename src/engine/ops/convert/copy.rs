@@ -192,6 +192,35 @@ impl Copy<'_> {
         }
     }
 
+    /// The compressed units of each run that is written and consists of whole units; nothing for the others.
+    fn pack(&self, start: u64, data: &[u8], runs: &[(Range<usize>, Fate)]) -> Result<Vec<Vec<Vec<u8>>>> {
+        let unit = self.unit();
+        let whole = |range: &Range<usize>| {
+            let end = start + range.end as u64;
+            (start + range.start as u64).is_multiple_of(unit) && (end.is_multiple_of(unit) || end == self.writer.size())
+        };
+        self.job.progress.time(Spent::Cpu, || {
+            runs.iter()
+                .map(|(range, fate)| match fate {
+                    Fate::Write if whole(range) => {
+                        let run = data.get(range.clone()).unwrap_or_default();
+                        run.chunks(unit as usize).map(|part| self.writer.pack(part)).collect()
+                    }
+                    _ => Ok(Vec::new()),
+                })
+                .collect()
+        })
+    }
+
+    fn put_packed(&self, offset: u64, len: u64, units: &[Vec<u8>]) -> Result<()> {
+        for (i, packed) in units.iter().enumerate() {
+            self.job.stop_if_asked()?;
+            self.persist(|| self.writer.write_packed(offset + i as u64 * self.unit(), packed))?;
+        }
+        self.job.progress.add_written(len);
+        Ok(())
+    }
+
     fn put(&self, offset: u64, data: &[u8], fate: Fate) -> Result<()> {
         match fate {
             Fate::Skip => Ok(()),
@@ -278,12 +307,18 @@ impl Work for Copy<'_> {
             let piece = Piece { offset: chunk.offset, len: chunk.len, digest };
             self.pieces.lock().unwrap_or_else(PoisonError::into_inner).push(piece);
         }
+        // A stream is handed over in order; the work of compressing it is done before the turn comes, by all threads at once.
+        let mut packed = Vec::new();
         if self.writer.sequential() {
+            packed = self.pack(chunk.offset, data, &runs)?;
             turn.wait()?;
         }
-        for (range, fate) in runs {
+        for (i, (range, fate)) in runs.into_iter().enumerate() {
             let offset = chunk.offset + range.start as u64;
-            self.put(offset, data.get(range).unwrap_or_default(), fate)?;
+            match packed.get_mut(i).map(std::mem::take).filter(|units| !units.is_empty()) {
+                Some(units) => self.put_packed(offset, range.len() as u64, &units)?,
+                None => self.put(offset, data.get(range).unwrap_or_default(), fate)?,
+            }
         }
         Ok(())
     }
