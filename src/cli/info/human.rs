@@ -7,6 +7,8 @@ use super::super::out::{Out, Tone, size};
 use crate::engine::{Health, Inspection};
 use crate::engine::format::probe::Confidence;
 use crate::engine::io::locks::LockState;
+use crate::engine::format::qcow2::usage::Share;
+use crate::engine::ops::snapshot::usage;
 use crate::engine::model::Snapshot;
 use crate::engine::units::printable;
 
@@ -60,7 +62,10 @@ pub(super) fn node(out: &mut Out, found: &Inspection, depth: usize, names: &[Pat
             line("bitmap", &format!("{} (granularity {}{flags})", b.name, size(b.granularity)))?;
         }
     }
-    snapshots(out, &description.snapshots)?;
+    if !description.snapshots.is_empty() {
+        let shares = usage(&node.path, image.format()).ok().flatten().map(|u| u.snapshots).unwrap_or_default();
+        snapshots(out, &description.snapshots, &shares)?;
+    }
     if depth > 0 {
         return Ok(());
     }
@@ -80,22 +85,21 @@ pub(super) fn node(out: &mut Out, found: &Inspection, depth: usize, names: &[Pat
     Ok(())
 }
 
-/// The table of internal snapshots.
-pub(in crate::cli) fn snapshots(out: &mut Out, all: &[Snapshot]) -> io::Result<()> {
-    if all.is_empty() {
-        return Ok(());
-    }
+/// The table of internal snapshots, with what each costs where `shares` tells.
+pub(in crate::cli) fn snapshots(out: &mut Out, all: &[Snapshot], shares: &[Share]) -> io::Result<()> {
     out.line(out.paint(Tone::Label, "Snapshot list:"))?;
     let rows: Vec<_> = all
         .iter()
-        .map(|s| {
+        .enumerate()
+        .map(|(i, s)| {
+            let cost = |f: fn(&Share) -> u64| shares.get(i).map_or_else(|| "-".into(), |s| size(f(s)));
             let ms = s.vm_clock_nsec / 1_000_000;
             let clock = format!("{:04}:{:02}:{:02}.{:03}", ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000);
             let icount = s.icount.map(|n| n.to_string()).unwrap_or_default();
-            vec![printable(&s.id), printable(&s.name), size(s.vm_state_size), date(s.date_sec), clock, icount]
+            vec![printable(&s.id), printable(&s.name), size(s.vm_state_size), cost(|s| s.exclusive), cost(|s| s.referred), date(s.date_sec), clock, icount]
         })
         .collect();
-    out.table(&["ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"], &rows, &[2, 5])
+    out.table(&["ID", "TAG", "VM_SIZE", "EXCLUSIVE", "REFERS", "DATE", "VM_CLOCK", "ICOUNT"], &rows, &[2, 3, 4, 7])
 }
 
 /// Seconds since 1970 as local time.

@@ -6,10 +6,12 @@ use serde_json::{Map, Value, json};
 
 use super::super::names::{beside, joined};
 use crate::engine::Inspection;
+use crate::engine::format::qcow2::usage::Share;
 use crate::engine::format::{Format, Image};
 use crate::engine::io::Device;
 use crate::engine::io::locks::LockState;
 use crate::engine::model::Snapshot;
+use crate::engine::ops::snapshot::usage;
 use crate::engine::units::SECTOR;
 
 /// The object of the layer at `depth`.
@@ -46,7 +48,8 @@ pub(super) fn node(found: &Inspection, depth: usize, names: &[PathBuf]) -> Value
         }
     }
     if !description.snapshots.is_empty() {
-        put("snapshots", description.snapshots.iter().map(snapshot).collect());
+        let shares = usage(&node.path, image.format()).ok().flatten().map(|u| u.snapshots).unwrap_or_default();
+        put("snapshots", description.snapshots.iter().enumerate().map(|(i, s)| snapshot(s, shares.get(i))).collect());
     }
     if !description.specific.is_null() {
         let mut specific = description.specific.clone();
@@ -69,8 +72,8 @@ pub(super) fn node(found: &Inspection, depth: usize, names: &[PathBuf]) -> Value
     Value::Object(out)
 }
 
-/// An internal snapshot, as qemu-img prints it.
-pub(in crate::cli) fn snapshot(s: &Snapshot) -> Value {
+/// An internal snapshot, as qemu-img prints it, with what it costs.
+pub(in crate::cli) fn snapshot(s: &Snapshot, share: Option<&Share>) -> Value {
     let mut out = json!({
         "id": s.id,
         "name": s.name,
@@ -82,6 +85,10 @@ pub(in crate::cli) fn snapshot(s: &Snapshot) -> Value {
     });
     if let Some(icount) = s.icount {
         out["icount"] = json!(icount);
+    }
+    if let Some(share) = share {
+        out["exclusive-size"] = json!(share.exclusive);
+        out["referred-size"] = json!(share.referred);
     }
     out
 }

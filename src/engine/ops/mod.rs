@@ -10,6 +10,7 @@ pub mod map;
 pub mod measure;
 pub mod pipeline;
 pub mod plan;
+pub mod snapshot;
 pub mod stage;
 
 use std::path::PathBuf;

@@ -12,7 +12,7 @@
 
 mod counts;
 mod rules;
-mod stored;
+
 mod walk;
 
 use std::collections::BTreeMap;
@@ -27,10 +27,10 @@ use crate::engine::units::SECTOR;
 
 use super::extensions::{CRYPTO, Extensions, read_head};
 use super::header::{BITMAPS, DIRTY, Header};
+use super::stored::{Last, Stored};
 use super::tables::{Geometry, OFFSET};
 use super::{bitmaps, snapshots};
 use counts::Counts;
-use stored::{Last, Stored};
 
 /// Bits of an L1 entry that must be zero.
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;

@@ -7,8 +7,8 @@ use crate::engine::format::check::{CheckReport, Spot};
 use crate::engine::format::qcow2::tables::{COMPRESSED, COPIED, OFFSET, SUBCLUSTERS, ZERO};
 use crate::engine::io::read_padded;
 
-use super::stored::Last;
 use super::{Checker, L2Use, rules};
+use crate::engine::format::qcow2::stored::Last;
 
 /// Threads that follow tables.
 const THREADS: usize = 2;

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::header::Header;
+use super::refcounts::count_at;
+use super::tables::OFFSET;
 use crate::engine::error::Result;
-use crate::engine::format::qcow2::header::Header;
-use crate::engine::format::qcow2::refcounts::count_at;
-use crate::engine::format::qcow2::tables::OFFSET;
 use crate::engine::io::bytes::be64;
 use crate::engine::io::{Device, read_padded, read_vec};
 use crate::engine::limits::MAX_REFTABLE_BYTES;
@@ -15,22 +15,22 @@ use crate::engine::limits::MAX_REFTABLE_BYTES;
 const KEEP: u64 = 32 << 20;
 
 /// The refcount table, and blocks as they are asked for.
-pub(super) struct Stored {
+pub struct Stored {
     dev: Device,
     order: u32,
     cluster_bits: u32,
     /// Raw table entries.
-    pub(super) table: Vec<u64>,
+    pub table: Vec<u64>,
     cache: Mutex<HashMap<u64, Arc<Vec<u8>>>>,
 }
 
 /// The block a thread looked at last: counts are asked for in runs.
 #[derive(Default)]
-pub(super) struct Last(Option<(u64, Option<Arc<Vec<u8>>>)>);
+pub struct Last(Option<(u64, Option<Arc<Vec<u8>>>)>);
 
 impl Stored {
     /// Reads the refcount table. Errors: it cannot be read.
-    pub(super) fn open(dev: Device, header: &Header) -> Result<Self> {
+    pub fn open(dev: Device, header: &Header) -> Result<Self> {
         let len = u64::from(header.reftable_clusters) << header.cluster_bits;
         let bytes = read_vec(dev.as_ref(), header.reftable_offset, len, MAX_REFTABLE_BYTES)
             .map_err(|e| e.op("read the refcount table"))?;
@@ -39,12 +39,12 @@ impl Stored {
     }
 
     /// Counts in a block.
-    pub(super) fn per_block(&self) -> u64 {
+    pub fn per_block(&self) -> u64 {
         1 << (self.cluster_bits + 3 - self.order)
     }
 
     /// Where block `n` is, when the table has a believable place for it.
-    pub(super) fn block_offset(&self, n: u64) -> Option<u64> {
+    pub fn block_offset(&self, n: u64) -> Option<u64> {
         let entry = *self.table.get(usize::try_from(n).ok()?)?;
         let offset = entry & OFFSET;
         let good = offset != 0 && entry == offset && offset.trailing_zeros() >= self.cluster_bits && offset < self.dev.len();
@@ -68,7 +68,7 @@ impl Stored {
     }
 
     /// The stored count of `cluster`; 0 where there is no block.
-    pub(super) fn get(&self, cluster: u64, last: &mut Last) -> u64 {
+    pub fn get(&self, cluster: u64, last: &mut Last) -> u64 {
         let (n, index) = (cluster / self.per_block(), cluster % self.per_block());
         if last.0.as_ref().is_none_or(|(at, _)| *at != n) {
             last.0 = Some((n, self.block(n)));

@@ -1,0 +1,31 @@
+//! Internal snapshots: what they cost.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::engine::error::{Context, Result};
+use crate::engine::format::qcow2::usage::{self, Usage};
+use crate::engine::format::{Format, Source};
+use crate::engine::io::file::FileDevice;
+use crate::engine::io::gate::Gate;
+
+/// Whose the space of the qcow2 image at `path` is; `None` for formats without internal snapshots.
+///
+/// Errors: the image cannot be read.
+pub fn usage(path: &Path, format: Format) -> Result<Option<Usage>> {
+    if format != Format::Qcow2 {
+        return Ok(None);
+    }
+    usage::usage(&source(path)?).path(path).map(Some)
+}
+
+/// Bytes that deleting the snapshots `set` (indices into the image's list) together gives back.
+///
+/// Errors: the image cannot be read; an index that is not there.
+pub fn freed_by(path: &Path, set: &[usize]) -> Result<u64> {
+    usage::freed_by(&source(path)?, set).path(path)
+}
+
+fn source(path: &Path) -> Result<Source> {
+    Ok(Source { dev: Arc::new(FileDevice::open(path)?), path: path.to_path_buf(), gate: Gate::closed() })
+}
