@@ -8,7 +8,7 @@ use cowshed::engine::format::Format;
 use cowshed::engine::format::probe::{Confidence, best, probe};
 use cowshed::engine::io::file::FileDevice;
 
-use crate::common::{content, dir, noise, qemu_content, qemu_img, qemu_io, s};
+use crate::common::{change_at_random, content, create, dir, noise, open_writer, qemu_content, qemu_img, qemu_io, s};
 
 #[test]
 fn whatever_qemu_img_makes_reads_as_it_reads_it() {
@@ -144,4 +144,70 @@ fn clear_bits_of_a_dynamic_disk_are_zeros() {
     std::fs::write(&path, b).unwrap();
     let got = content(&path);
     assert!(got[..512].iter().all(|x| *x == 0) && got[512..2 << 20].iter().all(|x| *x == 3));
+}
+
+#[test]
+fn what_cowshed_writes_qemu_img_reads_alike() {
+    let dir = dir();
+    for (name, options) in [("dynamic", vec![]), ("fixed", vec![("subformat", "fixed")])] {
+        let path = dir.path().join(format!("{name}.vhd"));
+        create(Format::Vhd, &path, 6_000_128, &options, None).finish().unwrap();
+        assert_eq!(content(&path).len(), 6_000_128, "the size is exact");
+        change_at_random(&path, 7, 40, &[3 << 20, 9 << 20, 4_000_256], &|model| {
+            assert!(qemu_content("vpc", &path) == model, "{name}");
+        });
+    }
+    // An image of qemu-img's own, counted by geometry, grows past its table.
+    let path = dir.path().join("theirs.vhd");
+    qemu_img(&format!("create -q -f vpc {} 128M", s(&path)));
+    qemu_io("vpc", &path, &["write -P 5 3M 64k"]);
+    let writer = open_writer(&path);
+    writer.resize(1 << 40).unwrap();
+    writer.write((1 << 40) - 512, &[7; 512]).unwrap();
+    writer.finish().unwrap();
+    qemu_io("vpc", &path, &["read -P 5 3M 64k", "read -P 7 1099511627264 512", "read -P 0 64M 1M"]);
+}
+
+#[test]
+fn sizes_are_exact_aligned_or_by_geometry() {
+    let dir = dir();
+    let path = dir.path().join("d.vhd");
+    for subformat in ["dynamic", "fixed"] {
+        let size = |options: &[(&str, &str)], size: u64| {
+            let all = [options, &[("subformat", subformat)]].concat();
+            let writer = create(Format::Vhd, &path, size, &all, None);
+            writer.finish().unwrap();
+            let said = qemu_img(&format!("info -f vpc --output=json {}", s(&path)));
+            assert!(said.contains(&format!("\"virtual-size\": {},", writer.size())), "{said}");
+            writer.size()
+        };
+        assert_eq!(size(&[], 100 << 20), 100 << 20);
+        assert_eq!(size(&[("align", "1M")], (100 << 20) + 1), 101 << 20);
+        for mib in [1u64, 20, 100, 127, 1000] {
+            let theirs = dir.path().join("theirs.vhd");
+            qemu_img(&format!("create -q -f vpc -o subformat=dynamic {} {mib}M", s(&theirs)));
+            let said = qemu_img(&format!("info --output=json {}", s(&theirs)));
+            let ours = size(&[("force_size", "off")], mib << 20);
+            assert!(said.contains(&format!("\"virtual-size\": {ours},")), "{mib} MiB: {ours}, {said}");
+        }
+        if subformat == "fixed" {
+            // Whole MiB and a footer: what Azure takes.
+            size(&[("align", "1M")], 5_000_000);
+            assert_eq!(std::fs::metadata(&path).unwrap().len() % (1 << 20), 512);
+        }
+    }
+}
+
+#[test]
+fn a_new_child_hides_its_parent_only_where_it_was_written() {
+    let dir = dir();
+    let (parent, child) = (dir.path().join("parent.vhd"), dir.path().join("child.vhd"));
+    let writer = create(Format::Vhd, &parent, 7 << 20, &[], None);
+    writer.write(0, &noise(1, 4 << 20)).unwrap();
+    writer.finish().unwrap();
+    let base = content(&parent);
+    create(Format::Vhd, &child, 7 << 20, &[], Some(&parent)).finish().unwrap();
+    assert!(content(&child) == base);
+    change_at_random(&child, 9, 30, &[3 << 20, 9 << 20], &|_| {});
+    assert!(content(&parent) == base);
 }

@@ -8,7 +8,7 @@ use cowshed::engine::format::Format;
 use cowshed::engine::format::probe::{Confidence, best, probe};
 use cowshed::engine::io::file::FileDevice;
 
-use crate::common::{content, dir, noise, qemu_content, qemu_img, qemu_io, s};
+use crate::common::{change_at_random, content, create, dir, noise, open_writer, qemu_content, qemu_img, qemu_io, s};
 
 #[test]
 fn whatever_qemu_img_makes_reads_as_it_reads_it() {
@@ -177,4 +177,50 @@ fn a_child_shows_its_parent_sector_by_sector() {
     qemu_io("vhdx", &parent, &["write -P 9 0 512"]);
     let chain = Chain::open(&child, &OpenOptions::default()).unwrap();
     assert_eq!(chain.error().unwrap().kind(), ErrorKind::ParentChanged);
+}
+
+#[test]
+fn what_cowshed_writes_qemu_img_finds_clean_and_reads_alike() {
+    let dir = dir();
+    for (name, options) in [
+        ("dynamic", vec![("block_size", "1M")]),
+        ("absent", vec![("block_state_zero", "off"), ("log_size", "2M")]),
+        ("fixed", vec![("subformat", "fixed"), ("block_size", "2M")]),
+    ] {
+        let path = dir.path().join(format!("{name}.vhdx"));
+        create(Format::Vhdx, &path, 6_000_128, &options, None).finish().unwrap();
+        qemu_img(&format!("check -q {}", s(&path)));
+        change_at_random(&path, 7, 25, &[3 << 20, 9 << 20, 4_000_256], &|model| {
+            qemu_img(&format!("check -q {}", s(&path)));
+            assert!(qemu_content("vhdx", &path) == model, "{name}");
+        });
+    }
+    // Sectors of 4096 bytes, which qemu-img does not read.
+    let path = dir.path().join("4k.vhdx");
+    create(Format::Vhdx, &path, 6 << 20, &[("logical_sector_size", "4096")], None).finish().unwrap();
+    change_at_random(&path, 5, 20, &[3 << 20, 9 << 20], &|_| {});
+    // An image of qemu-img's own.
+    let path = dir.path().join("theirs.vhdx");
+    qemu_img(&format!("create -q -f vhdx {} 128M", s(&path)));
+    qemu_io("vhdx", &path, &["write -P 5 3M 64k"]);
+    let writer = open_writer(&path);
+    writer.resize(1 << 42).unwrap();
+    writer.write((1 << 42) - 512, &[7; 512]).unwrap();
+    writer.finish().unwrap();
+    qemu_img(&format!("check -q {}", s(&path)));
+    qemu_io("vhdx", &path, &["read -P 5 3M 64k", "read -P 7 4398046510592 512", "read -P 0 64M 1M"]);
+}
+
+#[test]
+fn a_new_child_hides_its_parent_only_where_it_was_written() {
+    let dir = dir();
+    let (parent, child) = (dir.path().join("parent.vhdx"), dir.path().join("child.vhdx"));
+    let writer = create(Format::Vhdx, &parent, 7 << 20, &[], None);
+    writer.write(0, &noise(1, 4 << 20)).unwrap();
+    writer.finish().unwrap();
+    let base = content(&parent);
+    create(Format::Vhdx, &child, 7 << 20, &[], Some(&parent)).finish().unwrap();
+    assert!(content(&child) == base);
+    change_at_random(&child, 9, 25, &[3 << 20, 9 << 20], &|_| {});
+    assert!(content(&parent) == base);
 }

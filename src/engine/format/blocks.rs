@@ -49,6 +49,10 @@ pub trait Layout: Send + Sized + 'static {
     fn image(&self) -> Arc<dyn Image>;
     /// Bytes of a block.
     fn block_size(&self) -> u64;
+    /// Bytes to which writes are best aligned.
+    fn unit(&self) -> u64 {
+        self.block_size()
+    }
     /// True when it stands on a parent.
     fn has_parent(&self) -> bool;
     /// Called before anything is written: what the first change of a session changes (identities), durable on return.
@@ -253,7 +257,7 @@ impl<L: Layout> DiskWriter for BlockWriter<L> {
         self.image().size()
     }
     fn unit(&self) -> u64 {
-        lock(&self.layout).block_size()
+        lock(&self.layout).unit()
     }
     fn set_below(&self, below: Device) {
         *self.below.write().unwrap_or_else(PoisonError::into_inner) = Some(below);

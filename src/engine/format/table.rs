@@ -78,6 +78,17 @@ impl Table {
         self.lock().pieces.len()
     }
 
+    /// Every changed piece: its byte in the file, its bytes.
+    pub fn pieces(&self) -> Vec<(u64, Vec<u8>)> {
+        let pages = self.lock();
+        let piece = |p: &u64| {
+            let at = p * PIECE;
+            let (page, from) = (pages.dirty.get(&(at / PAGE))?, (at % PAGE) as usize);
+            Some((self.start + at, page.get(from..page.len().min(from + PIECE as usize))?.to_vec()))
+        };
+        pages.pieces.iter().filter_map(piece).collect()
+    }
+
     /// Hands every changed piece (its byte in the file, its bytes) to `write`, and takes them as written when that succeeds for
     /// all.
     pub fn write_back(&self, write: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Device, HostRange, ReadAt, past_end, read_padded};
+use super::{Device, HostRange, ReadAt, WriteAt, past_end, read_padded};
 use crate::engine::error::Result;
 
 /// Bytes of a changed piece; changes are whole, aligned pieces.
@@ -57,9 +57,15 @@ impl Overlay {
     pub fn pieces(&self) -> usize {
         self.pieces.len()
     }
-    /// The device below.
-    pub fn inner(&self) -> &Device {
-        &self.inner
+    /// Makes the same changes to `dev`, for good.
+    pub fn apply_to(&self, dev: &dyn WriteAt) -> Result<()> {
+        if dev.len() < self.len {
+            dev.set_len(self.len)?;
+        }
+        for (start, end) in &self.zeros {
+            dev.write_zeroes(*start, end - start)?;
+        }
+        self.pieces.iter().try_for_each(|(at, piece)| dev.write_at(*at, piece))
     }
 }
 

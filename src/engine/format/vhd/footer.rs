@@ -169,6 +169,10 @@ pub struct Found {
     pub footer: Footer,
     /// Byte where the footer at the end of the file begins; the length of the file when there is none.
     pub end: u64,
+    /// The one at the end is intact.
+    pub back: bool,
+    /// The copy at the start is intact and says the same.
+    pub front: bool,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
@@ -187,22 +191,22 @@ pub fn find(dev: &dyn ReadAt) -> Result<Found> {
     match (back, front) {
         (Some(Ok(footer)), front) => {
             // The first bytes of a fixed disk are the guest's, whatever they look like.
-            if footer.kind != DiskType::Fixed {
+            let same = matches!(&front, Some(Ok(copy)) if *copy == footer);
+            if footer.kind != DiskType::Fixed && !same {
                 match front {
-                    Some(Ok(copy)) if copy == footer => {}
                     Some(Ok(_)) => {
                         warnings.push("the footer and its copy at the start differ; the one at the end was believed".to_string());
                     }
                     _ => warnings.push("the footer's copy at the start is damaged; the one at the end was believed".to_string()),
                 }
             }
-            Ok(Found { footer, end, warnings })
+            Ok(Found { footer, end, back: true, front: same, warnings })
         }
         (back, Some(Ok(footer))) if footer.kind != DiskType::Fixed => {
             let what = if back.is_some() { "damaged" } else { "missing" };
             warnings
                 .push(format!("the footer at the end is {what}: the file may be cut short; the copy at the start was believed"));
-            Ok(Found { footer, end, warnings })
+            Ok(Found { footer, end, back: false, front: true, warnings })
         }
         (Some(Err(e)), _) => Err(place(e, end).hint("run check on the image")),
         (None, Some(Err(e))) => Err(place(e, 0).hint("run check on the image")),

@@ -1,10 +1,14 @@
 //! VHD (Virtual PC, Hyper-V generation 1; `vpc` to QEMU): fixed, dynamic and differencing disks, with the sector bitmaps that
 //! say which sectors of a block the image itself holds.
 
+pub mod create;
 pub mod footer;
 pub mod header;
+pub mod resize;
+pub mod write;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::probe::{Confidence, Match, Probe};
 use super::table::{Held, Table, bits_alike_at, run};
@@ -26,7 +30,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "vpc",
     title: "virtual hard disk (Virtual PC, Hyper-V generation 1)",
     extensions: &["vhd", "vpc", "avhd"],
-    caps: Caps { read: true, backing: true, sparse: true, ..Caps::NONE },
+    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, resize: true, ..Caps::NONE },
     guide: Guide {
         what: "Fixed: the disk's bytes with a 512-byte footer behind them. Dynamic: blocks of 2 MiB, each with a bitmap of its \
                sectors. Differencing: the sectors that differ from a parent. At most 2040 GiB.",
@@ -36,9 +40,9 @@ pub static ENTRY: FormatEntry = FormatEntry {
     },
     probe,
     open,
-    options: &[],
-    create: None,
-    open_write: None,
+    options: create::OPTIONS,
+    create: Some(create::create),
+    open_write: Some(write::open),
 };
 
 fn probe(p: &Probe<'_>) -> Option<Match> {
@@ -90,7 +94,10 @@ pub struct Vhd {
     dev: Device,
     size: u64,
     kind: DiskType,
+    found: footer::Found,
     blocks: Option<Blocks>,
+    /// Blocks whose sectors are all their own, although their bitmaps do not say so yet: a writer has filled them up.
+    filled: Mutex<BTreeSet<u64>>,
     backing: Option<BackingRef>,
     description: Arc<Description>,
 }
@@ -107,7 +114,7 @@ impl Vhd {
     /// Opens the image in `dev`.
     pub fn open(dev: Device) -> Result<Self> {
         let found = footer::find(dev.as_ref())?;
-        let (footer, mut warnings) = (found.footer, found.warnings);
+        let (footer, mut warnings) = (found.footer.clone(), found.warnings.clone());
         let size = footer.size();
         if footer.kind == DiskType::Fixed {
             if size > found.end {
@@ -122,7 +129,16 @@ impl Vhd {
                 ));
             }
             let description = Arc::new(describe(&footer, None, &[], warnings));
-            return Ok(Vhd { dev, size, kind: footer.kind, blocks: None, backing: None, description });
+            return Ok(Vhd {
+                dev,
+                size,
+                kind: footer.kind,
+                found,
+                blocks: None,
+                filled: Mutex::default(),
+                backing: None,
+                description,
+            });
         }
         let header = Header::read(dev.as_ref(), footer.data_offset)?;
         let needed = size.div_ceil(header.block_size);
@@ -150,7 +166,20 @@ impl Vhd {
         let description = Arc::new(describe(&footer, Some(&header), &names, warnings));
         let table = Arc::new(Table::new(dev.clone(), header.table_at, needed * 4));
         let blocks = Some(Blocks { header, header_at: footer.data_offset, table });
-        Ok(Vhd { dev, size, kind: footer.kind, blocks, backing, description })
+        Ok(Vhd { dev, size, kind: footer.kind, found, blocks, filled: Mutex::default(), backing, description })
+    }
+
+    fn lock_filled(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.filled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Byte of the file where block `index` has its data, if it is stored.
+    fn block_at(&self, index: u64) -> Result<Option<u64>> {
+        let Some(blocks) = &self.blocks else { return Ok(None) };
+        Ok(match self.place(blocks, index, blocks.table.cursor().be32(index)?)? {
+            Held::At(at) => Some(at),
+            _ => None,
+        })
     }
 
     /// Sectors that are not stored: the parent's, or zeros.
@@ -208,6 +237,9 @@ impl Image for Vhd {
         let (Kind::Data, Some(place)) = (m.kind, m.place) else { return Ok(m) };
         // Which of the block's sectors are its own.
         let within = offset % block_size;
+        if self.lock_filled().contains(&(offset / block_size)) {
+            return Ok(m);
+        }
         let (sector, skip) = (within / SECTOR, within % SECTOR);
         let bitmap_at = place.offset - within - blocks.header.bitmap_bytes();
         let left = m.len.min(block_size - within);

@@ -235,3 +235,99 @@ proptest! {
         }
     }
 }
+
+mod writing {
+    use super::super::create::write_dynamic;
+    use super::super::write::Writer;
+    use super::*;
+    use crate::engine::format::blocks::BlockWriter;
+    use crate::engine::format::testing::{Op, Opened, agrees_with_model, ops, survives_power_cuts};
+    use crate::engine::format::write::NewBacking;
+    use crate::engine::io::WriteDevice;
+
+    const OPENED: Opened = Opened { writer: BlockWriter::<Writer>::open, reader: |dev| Ok(Arc::new(Vhd::open(dev)?)) };
+    const KINDS: [DiskType; 3] = [DiskType::Fixed, DiskType::Dynamic, DiskType::Differencing];
+
+    /// A new image of blocks of 4 KiB.
+    fn new(kind: DiskType, size: u64) -> Vec<u8> {
+        let f = footer(kind, size);
+        if kind == DiskType::Fixed {
+            return [vec![0; size as usize], f.encode()].concat();
+        }
+        let parent = NewBacking {
+            name: "sub/p.vhd".into(),
+            path: "/x/sub/p.vhd".into(),
+            format: Format::Vhd,
+            size,
+            identity: Identity { uuid: Some(Uuid::from_u128(3).to_string()), ..Identity::default() },
+            disk: None,
+        };
+        let dev = Arc::new(Memory::default());
+        write_dynamic(&(dev.clone() as WriteDevice), &f, BLOCK, (kind == DiskType::Differencing).then_some(&parent)).unwrap();
+        dev.to_vec()
+    }
+
+    fn below(kind: DiskType, len: u64) -> Option<Vec<u8>> {
+        (kind == DiskType::Differencing).then(|| (0..len).map(|i| 0x80 | (i / 512) as u8).collect())
+    }
+
+    /// Like [`image`], a child with partly present blocks.
+    fn partial() -> Vec<u8> {
+        image(DiskType::Differencing, &[Some((0b1011_0001, 7)), None, Some((0b0000_1111, 9)), None, Some((0, 1))])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn any_changes_agree_with_a_model(kind in prop::sample::select(&KINDS[..]), longer: bool, ops in ops(14, 14_000, vec![1024, 30_208, 9 * BLOCK, 20 * BLOCK + 512, 700 * BLOCK])) {
+            let bytes = agrees_with_model(new(kind, 10 * BLOCK - 512), below(kind, if longer { 30 * BLOCK } else { 5 * BLOCK + 512 }), &OPENED, &ops);
+            let vhd = open_bytes(bytes).unwrap();
+            prop_assert_eq!(&vhd.describe().warnings, &Vec::<String>::new());
+        }
+
+        #[test]
+        fn partly_present_blocks_are_filled_up(ops in ops(8, 6000, vec![BLOCK, 7 * BLOCK])) {
+            agrees_with_model(partial(), below(DiskType::Differencing, 9 * BLOCK), &OPENED, &ops);
+            let dynamic = image(DiskType::Dynamic, &[Some((0b1011_0001, 7)), None, Some((0, 1))]);
+            agrees_with_model(dynamic, None, &OPENED, &ops);
+        }
+    }
+
+    #[test]
+    fn a_power_cut_anywhere_leaves_old_or_new() {
+        for kind in KINDS {
+            let ops = [
+                Op::Write(100, 9000, 1),
+                Op::Write(900, 3000, 2),
+                Op::Flush,
+                Op::Write(120, 5000, 3),
+                Op::Zero(600, 9000),
+                Op::Write(500, 100, 4),
+                Op::Flush,
+                Op::Resize(14 * BLOCK),
+                Op::Write(950, 3000, 5),
+                Op::Flush,
+                Op::Resize(3 * BLOCK + 1024),
+                Op::Write(0, 13_000, 6),
+            ];
+            survives_power_cuts(new(kind, 10 * BLOCK - 512), below(kind, 20 * BLOCK), &OPENED, &ops, &|_, _| {});
+        }
+        // A table that has to move.
+        let ops = [Op::Write(0, 20_000, 1), Op::Flush, Op::Resize(700 * BLOCK), Op::Write(900, 100, 2), Op::Flush];
+        survives_power_cuts(new(DiskType::Dynamic, 10 * BLOCK), None, &OPENED, &ops, &|_, _| {});
+        let ops = [Op::Write(100, 600, 1), Op::Flush, Op::Write(600, 2000, 2)];
+        survives_power_cuts(partial(), below(DiskType::Differencing, 9 * BLOCK), &OPENED, &ops, &|_, _| {});
+    }
+
+    #[test]
+    fn a_new_child_names_its_parent() {
+        let vhd = open_bytes(new(DiskType::Differencing, 10 * BLOCK)).unwrap();
+        let reference = vhd.backing().unwrap();
+        assert_eq!(reference.names, ["sub/p.vhd", "p.vhd"]);
+        assert_eq!(reference.identity, ParentIdentity::Uuid(Uuid::from_u128(3).to_string()));
+        // By the specification: the second locator field is W2ru, its text UTF-16LE.
+        let b = new(DiskType::Differencing, 10 * BLOCK);
+        let at = u64::from_be_bytes(b[512 + 576 + 16..][..8].try_into().unwrap()) as usize;
+        assert_eq!((&b[512 + 576..][..4], &b[at..at + 4]), (&b"W2ru"[..], &b".\0\\\0"[..]));
+    }
+}

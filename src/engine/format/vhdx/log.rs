@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::header::{Header, guid};
+use super::header::{Header, crc, guid};
 use crate::engine::error::{Error, ErrorKind, Result};
-use crate::engine::io::bytes::{le32, le64, put};
+use crate::engine::io::bytes::{le32, le64, put, put_le32, put_le64};
 use crate::engine::io::overlay::Overlay;
 use crate::engine::io::{Device, past_end, with_path};
 use crate::engine::limits::MAX_TABLE_BYTES;
@@ -24,6 +24,8 @@ pub const DESCRIPTOR: u64 = 32;
 pub struct Replayed {
     /// Reads as the file will read once the log has been written back.
     pub device: Device,
+    /// What the log changed, if it held anything.
+    pub overlay: Option<Arc<Overlay>>,
     /// The log was not empty.
     pub dirty: bool,
     /// What a person should know.
@@ -112,7 +114,7 @@ impl Entry {
 /// contradicts itself (`Corrupt`).
 pub fn replay(dev: Device, header: &Header) -> Result<Replayed> {
     if header.log.is_nil() || header.log_len == 0 {
-        return Ok(Replayed { device: dev, dirty: false, warnings: Vec::new() });
+        return Ok(Replayed { device: dev, overlay: None, dirty: false, warnings: Vec::new() });
     }
     if header.log_at.checked_add(header.log_len).is_none_or(|end| end > dev.len()) {
         return Err(past_end(dev.as_ref(), header.log_at, header.log_len).op("read VHDX log"));
@@ -122,7 +124,7 @@ pub fn replay(dev: Device, header: &Header) -> Result<Replayed> {
     let Some(head) = entries.last() else {
         // The log was announced in the header, but nothing was written to it before the crash: there is nothing to do.
         let warnings = vec!["the log is marked as in use but holds no intact entry; nothing was replayed".to_string()];
-        return Ok(Replayed { device: dev, dirty: true, warnings });
+        return Ok(Replayed { device: dev, overlay: None, dirty: true, warnings });
     };
     if dev.len() < head.flushed {
         return Err(with_path(
@@ -142,7 +144,8 @@ pub fn replay(dev: Device, header: &Header) -> Result<Replayed> {
     }
     overlay.grow(head.last);
     let warnings = vec![format!("it was not closed properly: {} log entries were replayed in memory", entries.len())];
-    Ok(Replayed { device: Arc::new(overlay), dirty: true, warnings })
+    let overlay = Arc::new(overlay);
+    Ok(Replayed { device: overlay.clone(), overlay: Some(overlay), dirty: true, warnings })
 }
 
 /// The active sequence, oldest entry first: the one whose head has the highest sequence number and whose tail is unbroken.
@@ -224,4 +227,37 @@ fn apply(ring: &Ring<'_>, e: &Entry, overlay: &mut Overlay) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The bytes of an entry that changes `sectors` (each [`SECTOR`] bytes at a multiple of that) of a file of `file_len` bytes. It is
+/// meant for the log's beginning and needs no other entry.
+pub fn entry(log: Uuid, sequence: u64, sectors: &[(u64, Vec<u8>)], file_len: u64) -> Vec<u8> {
+    let count = sectors.len() as u64;
+    let descriptors = (ENTRY_HEADER + count * DESCRIPTOR).next_multiple_of(SECTOR);
+    let len = descriptors + count * SECTOR;
+    let mut b = vec![0u8; len as usize];
+    let mut ok = put(&mut b, 0, b"loge")
+        && put_le32(&mut b, 8, len as u32)
+        && put_le64(&mut b, 16, sequence)
+        && put_le32(&mut b, 24, count as u32)
+        && put(&mut b, 32, &log.to_bytes_le())
+        && put_le64(&mut b, 48, file_len)
+        && put_le64(&mut b, 56, file_len);
+    for (n, (place, bytes)) in sectors.iter().enumerate() {
+        let o = (ENTRY_HEADER + n as u64 * DESCRIPTOR) as usize;
+        let at = (descriptors + n as u64 * SECTOR) as usize;
+        ok &= put(&mut b, o, b"desc")
+            && put(&mut b, o + 4, bytes.get(4092..4096).unwrap_or_default())
+            && put(&mut b, o + 8, bytes.get(..8).unwrap_or_default())
+            && put_le64(&mut b, o + 16, *place)
+            && put_le64(&mut b, o + 24, sequence)
+            && put(&mut b, at, bytes)
+            && put(&mut b, at, b"data")
+            && put_le32(&mut b, at + 4, (sequence >> 32) as u32)
+            && put_le32(&mut b, at + 4092, sequence as u32);
+    }
+    let sum = crc(&b);
+    ok &= put_le32(&mut b, 4, sum);
+    debug_assert!(ok, "room was made for every sector");
+    b
 }

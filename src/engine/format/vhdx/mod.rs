@@ -1,10 +1,13 @@
 //! VHDX (Hyper-V generation 2): fixed, dynamic and differencing disks with 512 and 4096-byte sectors. A dirty log is replayed in
 //! memory before anything is read through it.
 
+pub mod create;
 pub mod header;
 pub mod log;
 pub mod metadata;
 pub mod regions;
+pub mod resize;
+pub mod write;
 
 use std::sync::Arc;
 
@@ -25,7 +28,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "vhdx",
     title: "virtual hard disk v2 (Hyper-V generation 2)",
     extensions: &["vhdx", "avhdx"],
-    caps: Caps { read: true, backing: true, sparse: true, ..Caps::NONE },
+    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, resize: true, ..Caps::NONE },
     guide: Guide {
         what: "Blocks of 1 to 256 MiB behind one table, with a log that keeps the metadata whole through a power cut. Fixed, \
                dynamic or differencing; up to 64 TiB; 512 or 4096-byte sectors.",
@@ -36,9 +39,9 @@ pub static ENTRY: FormatEntry = FormatEntry {
     },
     probe,
     open,
-    options: &[],
-    create: None,
-    open_write: None,
+    options: create::OPTIONS,
+    create: Some(create::create),
+    open_write: Some(write::open),
 };
 
 fn probe(p: &Probe<'_>) -> Option<Match> {
@@ -87,6 +90,10 @@ pub struct Vhdx {
     taken: Vec<Region>,
     bat: Arc<Table>,
     bat_at: u64,
+    bat_len: u64,
+    metadata_at: Region,
+    /// The two region tables do not say the same.
+    regions_differ: bool,
     description: Arc<Description>,
 }
 
@@ -119,6 +126,9 @@ impl Vhdx {
         Ok(Vhdx {
             bat: Arc::new(Table::new(dev.clone(), regions.bat.at, bat_bytes)),
             bat_at: regions.bat.at,
+            bat_len: regions.bat.len,
+            metadata_at: regions.metadata,
+            regions_differ: differ,
             dev,
             metadata,
             taken,

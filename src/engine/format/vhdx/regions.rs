@@ -5,7 +5,7 @@ use uuid::{Uuid, uuid};
 use super::header::{crc, guid};
 use crate::engine::error::{Error, Result};
 use crate::engine::io::bytes::{le32, le64, put, put_le32, put_le64};
-use crate::engine::io::{ReadAt, past_end, read_vec, with_path};
+use crate::engine::io::{ReadAt, WriteAt, past_end, read_vec, with_path};
 use crate::engine::units::{KIB, MIB};
 
 /// Where the two copies are.
@@ -49,22 +49,18 @@ impl Regions {
     /// Errors: no intact copy, a region that is outside the first MiB's rules or overlaps another, none for the BAT or the metadata
     /// (`Corrupt`); one that must be understood and is not (`Unsupported`); the file ends before one does (`Truncated`).
     pub fn read(dev: &dyn ReadAt) -> Result<(Regions, bool)> {
-        let copies = [read_vec(dev, AT[0], BYTES, BYTES)?, read_vec(dev, AT[1], BYTES, BYTES)?];
-        let intact = |b: &[u8]| b.get(..4) == Some(b"regi") && le32(b, 4) == Some(crc(b));
-        let Some((i, b)) = copies.iter().enumerate().find(|(_, b)| intact(b)) else {
-            return Err(with_path(
-                Error::corrupt("neither of the two region tables is intact").op("read VHDX region table").at(AT[0]),
-                dev,
-            ));
-        };
-        let at = AT.get(i).copied().unwrap_or_default();
-        let regions = Self::decode(b).map_err(|e| with_path(e.op("read VHDX region table").at(at), dev))?;
+        let b = current(dev)?;
+        let regions = Self::decode(&b).map_err(|e| with_path(e.op("read VHDX region table").at(AT[0]), dev))?;
         for r in [&regions.bat, &regions.metadata] {
             if r.at.saturating_add(r.len) > dev.len() {
                 return Err(past_end(dev, r.at, r.len).op("read VHDX regions"));
             }
         }
-        Ok((regions, copies[0] != copies[1]))
+        let mut differ = false;
+        for at in AT {
+            differ |= read_vec(dev, at, BYTES, BYTES)? != b;
+        }
+        Ok((regions, differ))
     }
 
     fn decode(b: &[u8]) -> Result<Regions> {
@@ -124,4 +120,42 @@ impl Regions {
         debug_assert!(ok, "every field lies within 64 KiB");
         b
     }
+}
+
+/// Writes the copy that counts over both.
+pub fn repair(dev: &dyn WriteAt) -> Result<()> {
+    let b = current(dev)?;
+    AT.iter().try_for_each(|at| dev.write_at(*at, &b))
+}
+
+/// Makes both copies say that the BAT is `region`, one after the other, each durable before the next.
+pub fn move_bat(dev: &dyn WriteAt, region: Region) -> Result<()> {
+    let mut b = current(dev)?;
+    let entries = (16..b.len()).step_by(32).take(MAX_ENTRIES as usize);
+    let at = entries.into_iter().find(|o| guid(&b, *o) == Some(BAT)).ok_or_else(|| Error::corrupt("there is no BAT region"))?;
+    if !(put_le64(&mut b, at + 16, region.at) && put_le32(&mut b, at + 24, region.len as u32)) {
+        return Err(Error::corrupt("the region table is too short"));
+    }
+    let sum = crc(&b);
+    let _ = put_le32(&mut b, 4, sum);
+    for at in AT {
+        dev.write_at(at, &b)?;
+        dev.flush()?;
+    }
+    Ok(())
+}
+
+/// The bytes of the first intact copy.
+fn current(dev: &dyn ReadAt) -> Result<Vec<u8>> {
+    for at in AT {
+        let b = read_vec(dev, at, BYTES, BYTES)?;
+        if intact(&b) {
+            return Ok(b);
+        }
+    }
+    Err(with_path(Error::corrupt("neither of the two region tables is intact").op("read VHDX region table").at(AT[0]), dev))
+}
+
+fn intact(b: &[u8]) -> bool {
+    b.get(..4) == Some(b"regi") && le32(b, 4) == Some(crc(b))
 }

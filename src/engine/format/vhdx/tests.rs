@@ -380,3 +380,146 @@ proptest! {
         }
     }
 }
+
+mod writing {
+    use super::super::create::write_new;
+    use super::super::write::Writer;
+    use super::*;
+    use crate::engine::format::blocks::BlockWriter;
+    use crate::engine::format::testing::{Op, Opened, agrees_with_model, ops, survives_power_cuts};
+    use crate::engine::io::fault::Faulty;
+    use crate::engine::io::{ReadAt, WriteDevice};
+
+    const OPENED: Opened = Opened { writer: BlockWriter::<Writer>::open, reader: |dev| Ok(Arc::new(Vhdx::open(dev)?)) };
+    const MIB: u64 = M as u64;
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Kind {
+        Fixed,
+        Dynamic,
+        Child,
+    }
+    const KINDS: [Kind; 3] = [Kind::Fixed, Kind::Dynamic, Kind::Child];
+
+    fn new(kind: Kind, size: u64, sector: u64) -> Vec<u8> {
+        let m = Metadata {
+            block_size: MIB,
+            leave_allocated: kind == Kind::Fixed,
+            has_parent: kind == Kind::Child,
+            size,
+            disk_id: None,
+            sector,
+            physical_sector: 4096,
+            parent: vec![("parent_linkage".into(), format!("{{{PARENT_ID}}}")), ("relative_path".into(), ".\\p.vhdx".into())],
+        };
+        let dev = Arc::new(Memory::default());
+        write_new(&(dev.clone() as WriteDevice), &m, MIB, false).unwrap();
+        dev.to_vec()
+    }
+
+    fn below(kind: Kind, len: u64) -> Option<Vec<u8>> {
+        (kind == Kind::Child).then(|| (0..len).map(|i| 0x80 | (i / 512) as u8).collect())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(6))]
+        #[test]
+        fn any_changes_agree_with_a_model(kind in prop::sample::select(&KINDS[..]), sector in prop::sample::select(&[512u64, 4096][..]), longer: bool, ops in ops(8, 1_500_000, vec![4096, MIB + 8192, 4 * MIB])) {
+            let bytes = agrees_with_model(new(kind, 3 * MIB - 8192, sector), below(kind, if longer { 6 * MIB } else { MIB + 512 }), &OPENED, &ops);
+            let vhdx = open_bytes(bytes).unwrap();
+            prop_assert_eq!(&vhdx.describe().warnings, &Vec::<String>::new());
+            prop_assert!(!vhdx.describe().dirty);
+        }
+
+        #[test]
+        fn partly_present_blocks_are_filled_up(ops in ops(4, 5000, vec![])) {
+            let b = image(512, true, &[6, 7, 2, 0], Some(&[0x55; M]));
+            agrees_with_model(b, below(Kind::Child, 5 * MIB), &OPENED, &ops);
+        }
+    }
+
+    #[test]
+    fn a_power_cut_anywhere_leaves_old_or_new() {
+        for kind in KINDS {
+            let ops = [
+                Op::Write(100, 9000, 1),
+                Op::Flush,
+                Op::Write(120, 5000, 3),
+                Op::Zero(600, 9000),
+                Op::Flush,
+                Op::Resize(3 * MIB),
+                Op::Write(950, 3000, 5),
+                Op::Flush,
+                Op::Resize(MIB + 8192),
+                Op::Write(0, 13_000, 6),
+            ];
+            survives_power_cuts(new(kind, 2 * MIB - 8192, 512), below(kind, 4 * MIB), &OPENED, &ops, &|_, _| {});
+        }
+    }
+
+    #[test]
+    fn a_bat_without_room_moves() {
+        // 1 MiB of BAT has room for 131072 entries, some of them for sector bitmaps.
+        let size = 131_000 * MIB;
+        let dev = Arc::new(Memory::new(new(Kind::Dynamic, size, 512)));
+        let writer = BlockWriter::<Writer>::open(dev.clone(), None).unwrap();
+        writer.write(5, &[7; 100]).unwrap();
+        writer.write(size - 100, &[8; 100]).unwrap();
+        writer.resize(140_000 * MIB).unwrap();
+        writer.write(139_999 * MIB, &[9; 100]).unwrap();
+        writer.finish().unwrap();
+        let vhdx = Vhdx::open(dev).unwrap();
+        assert!(vhdx.bat_at > 3 * MIB && vhdx.describe().warnings.is_empty());
+        for (at, v) in [(5, 7), (size - 100, 8), (139_999 * MIB, 9), (size, 0)] {
+            let mut b = [1; 100];
+            vhdx.read(at, &mut b).unwrap();
+            assert_eq!(b, [v; 100], "{at}");
+        }
+    }
+
+    #[test]
+    fn a_dirty_log_is_written_back_before_anything_else() {
+        let log = id("11111111-2222-3333-4444-555555555555");
+        let mut b = image(512, false, &[6, 2, 6], None);
+        let bat = b[BAT_AT..BAT_AT + 4096].to_vec();
+        put(&mut b, BAT_AT, &[0; 4096]);
+        log_entry(&mut b, 0, 0, 5, &log, &[(BAT_AT as u64, Some(&bat))], 0);
+        use_log(&mut b, &log);
+        let mut want = vec![0; 3 * M];
+        open_bytes(b.clone()).unwrap().read(0, &mut want).unwrap();
+        let dev = Faulty::new(b);
+        let _ = BlockWriter::<Writer>::open(dev.clone(), None).unwrap();
+        let vhdx = open_bytes(dev.to_vec()).unwrap();
+        let mut got = vec![1; 3 * M];
+        vhdx.read(0, &mut got).unwrap();
+        assert!(got == want && !vhdx.describe().dirty);
+    }
+
+    #[test]
+    fn what_is_written_is_what_the_specification_says() {
+        // The log entry of a commit, taken from the record: a checksum over all of it, the descriptor's sequence number, the data
+        // sector's signature and its first and last bytes in the descriptor.
+        let dev = Faulty::new(new(Kind::Dynamic, 3 * MIB, 512));
+        let writer = BlockWriter::<Writer>::open(dev.clone(), None).unwrap();
+        writer.write(0, &[1; 512]).unwrap();
+        writer.finish().unwrap();
+        let b = dev.to_vec();
+        let at = M;
+        assert_eq!((&b[at..at + 4], &b[at + 64..at + 68], &b[at + 4096..at + 4100]), (&b"loge"[..], &b"desc"[..], &b"data"[..]));
+        let mut e = b[at..at + 8192].to_vec();
+        seal(&mut e, 0, 8192);
+        assert_eq!(e, b[at..at + 8192]);
+        let bat = u64::from_le_bytes(b[at + 80..at + 88].try_into().unwrap()) as usize;
+        assert_eq!(&b[at + 72..at + 80], &b[bat..bat + 8], "the first entry of the BAT");
+        assert_eq!(b[bat] & 7, 6);
+        // Both headers are intact, name no log, and differ by one in their sequence.
+        let sequence = |h: usize| u64::from_le_bytes(b[h + 8..h + 16].try_into().unwrap());
+        for h in [64 << 10, 128 << 10] {
+            let mut copy = b[h..h + 4096].to_vec();
+            seal(&mut copy, 0, 4096);
+            assert!(copy == b[h..h + 4096] && copy[48..64] == [0; 16]);
+        }
+        assert_eq!(sequence(64 << 10).abs_diff(sequence(128 << 10)), 1);
+        assert_eq!(dev.len() % MIB, 0);
+    }
+}
