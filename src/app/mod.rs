@@ -14,6 +14,8 @@ pub mod command;
 pub mod config;
 pub mod effect;
 pub mod filter;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod hits;
 pub mod input;
 pub mod key;

@@ -81,6 +81,18 @@ struct Cli {
     #[arg(value_name = "ROOT")]
     roots: Vec<PathBuf>,
 
+    /// Write nothing, not even converted copies
+    #[arg(long)]
+    read_only: bool,
+
+    /// Draw the workbench with ASCII characters only
+    #[arg(long)]
+    ascii: bool,
+
+    /// The workbench's configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
     #[command(subcommand)]
     command: Option<Command>,
 
@@ -133,7 +145,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
     let mut out = Out::new(cli.common.color, cli.common.quiet);
     let done = match cli.command {
         Some(command) => command.run(&mut out),
-        None => workbench(&cli.roots),
+        None => {
+            let color = Some(format!("{:?}", cli.common.color).to_lowercase());
+            let Cli { roots, read_only, ascii, config, .. } = cli;
+            workbench(crate::app::Options { roots, read_only, config, ascii, color })
+        }
     };
     let flushed = out.flush();
     let code = done?;
@@ -141,9 +157,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// Opens the workbench on `roots`.
-fn workbench(roots: &[PathBuf]) -> Result<u8, Failure> {
-    Ok(crate::term::run(crate::app::Options { roots: roots.to_vec(), ..Default::default() })?)
+/// Opens the workbench.
+fn workbench(options: crate::app::Options) -> Result<u8, Failure> {
+    Ok(crate::term::run(options)?)
 }
 
 #[cfg(test)]

@@ -163,6 +163,23 @@ impl Cell {
             *n = n.saturating_add(len);
         }
     }
+    /// Adds what lies in `other`.
+    pub fn merge(&mut self, other: &Cell) {
+        for (kind, bytes) in [
+            (Kind::Data, other.totals.data),
+            (Kind::Compressed, other.totals.compressed),
+            (Kind::Zero, other.totals.zero),
+            (Kind::Unallocated, other.totals.unallocated),
+        ] {
+            self.totals.add(kind, bytes);
+        }
+        if self.by_depth.len() < other.by_depth.len() {
+            self.by_depth.resize(other.by_depth.len(), 0);
+        }
+        for (mine, theirs) in self.by_depth.iter_mut().zip(&other.by_depth) {
+            *mine = mine.saturating_add(*theirs);
+        }
+    }
     /// The layer that answers for most of the cell, if any does.
     pub fn main_depth(&self) -> Option<usize> {
         self.by_depth.iter().enumerate().max_by_key(|(i, n)| (**n, usize::MAX - i)).filter(|(_, n)| **n > 0).map(|(i, _)| i)

@@ -67,7 +67,13 @@ pub struct Canvas<'a> {
 impl Canvas<'_> {
     /// Writes text of a role.
     pub fn put(&mut self, area: Rect, x: u16, y: u16, text: &str, role: Role) -> u16 {
-        pen::put(self.buf, area, x, y, text, self.look.style(role))
+        let style = self.look.style(role);
+        if self.look.symbols == &symbols::ASCII && !text.is_ascii() {
+            // Our own words have dashes and dots; names are shown as they are.
+            let plain = text.replace('…', "..").replace('—', "-");
+            return pen::put(self.buf, area, x, y, &plain, style);
+        }
+        pen::put(self.buf, area, x, y, text, style)
     }
     /// Notes a pane: where it is, how many lines it shows and has.
     pub fn pane(&mut self, pane: Pane, area: Rect, len: usize) {
@@ -106,3 +112,6 @@ pub fn draw(m: &Model, look: &Look, frame: &mut ratatui::Frame<'_>) -> Hits {
     }
     c.hits
 }
+
+#[cfg(test)]
+mod tests;

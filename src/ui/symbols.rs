@@ -41,6 +41,8 @@ pub struct Symbols {
     pub heights: &'static [&'static str],
     /// Map: nothing, zero, compressed, part of the cell, data.
     pub cells: [&'static str; 5],
+    /// Map: the cell under the cursor.
+    pub cursor: &'static str,
     /// Map by layer, the top first.
     pub layers: [&'static str; 4],
     pub spinner: &'static [&'static str],
@@ -77,7 +79,8 @@ pub static UNICODE: Symbols = Symbols {
     edges: ["▕", "▏"],
     eighths: &["▏", "▎", "▍", "▌", "▋", "▊", "▉", "█"],
     heights: &["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"],
-    cells: [" ", "░", "▒", "▄", "█"],
+    cells: ["·", "░", "▒", "▄", "█"],
+    cursor: "◆",
     layers: ["█", "▓", "▒", "░"],
     spinner: &["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"],
     scroll: "┃",
@@ -113,7 +116,8 @@ pub static ASCII: Symbols = Symbols {
     edges: ["[", "]"],
     eighths: &["-", "#"],
     heights: &["_", ".", "-", "=", "#"],
-    cells: [" ", ".", "c", "+", "#"],
+    cells: [".", "0", "c", "+", "#"],
+    cursor: "X",
     layers: ["#", "%", "+", ":"],
     spinner: &["|", "/", "-", "\\"],
     scroll: "#",
@@ -128,7 +132,9 @@ mod tests {
     fn what_stands_in_columns_is_one_cell_wide() {
         for s in [&UNICODE, &ASCII] {
             let all = s.eighths.iter().chain(s.heights).chain(&s.cells).chain(&s.layers).chain(s.spinner).chain(&s.corners);
-            for c in all.chain(&s.edges).chain(&s.tees).chain([&s.open, &s.closed, &s.dot, &s.ring, &s.ellipsis, &s.dash]) {
+            for c in
+                all.chain(&s.edges).chain(&s.tees).chain([&s.cursor, &s.open, &s.closed, &s.dot, &s.ring, &s.ellipsis, &s.dash])
+            {
                 assert_eq!(c.width(), 1, "{c}");
             }
             for b in s.branch {

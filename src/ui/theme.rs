@@ -40,6 +40,7 @@ roles! {
     Accent "accent" "What can be pressed; what matched.",
     Select "select" "The line under the cursor.",
     SelectDim "select-dim" "The line under the cursor of a pane without the focus.",
+    Cursor "cursor" "The cell under the map's cursor.",
     Good "good" "It is well.",
     Warn "warn" "Worth a look.",
     Bad "bad" "It is broken.",
@@ -128,7 +129,7 @@ impl Theme {
     fn monochrome(&mut self) {
         for (role, _) in Role::ALL {
             let style = match role {
-                Role::Select => Style::new().add_modifier(Modifier::REVERSED),
+                Role::Select | Role::Cursor => Style::new().add_modifier(Modifier::REVERSED),
                 Role::SelectDim => Style::new().add_modifier(Modifier::UNDERLINED),
                 Role::Strong | Role::Title | Role::Accent | Role::Focus | Role::Bad => Style::new().add_modifier(Modifier::BOLD),
                 Role::Dim | Role::Border => Style::new().add_modifier(Modifier::DIM),

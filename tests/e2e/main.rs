@@ -1,2 +1,189 @@
-//! x
+//! The whole program in a real pseudo-terminal (tmux), driven by keys and read from the screen.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod tmux;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tmux::{Tmux, qemu_img, qemu_io};
+
+/// A chain of three, a broken overlay, and a raw disk.
+fn images(dir: &Path) {
+    let at = |name: &str| dir.join(name).display().to_string();
+    qemu_img(&["create", "-q", "-f", "qcow2", &at("base.qcow2"), "1G"]);
+    qemu_io(&at("base.qcow2"), &["write -P 1 0 4M", "write -P 2 512M 2M"]);
+    qemu_img(&["create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", &at("web.qcow2")]);
+    qemu_io(&at("web.qcow2"), &["write -P 3 1M 1M", "write -P 4 700M 3M"]);
+    qemu_img(&["create", "-q", "-f", "qcow2", "-b", "web.qcow2", "-F", "qcow2", &at("web-next.qcow2")]);
+    qemu_img(&["create", "-q", "-u", "-f", "qcow2", "-b", "gone.qcow2", "-F", "qcow2", &at("lost.qcow2"), "1G"]);
+    qemu_img(&["create", "-q", "-f", "raw", &at("plain.img"), "64M"]);
+}
+
+fn opened(columns: u16, rows: u16) -> (tempfile::TempDir, Tmux) {
+    let dir = tempfile::tempdir().unwrap();
+    images(dir.path());
+    let mut t = Tmux::start(columns, rows, dir.path(), &[]);
+    t.wait_for("5 images");
+    (dir, t)
+}
+
+#[test]
+fn opens_navigates_filters_and_quits_leaving_the_terminal_as_it_was() {
+    let (_dir, mut t) = opened(120, 36);
+    let screen = t.screen();
+    for part in ["base.qcow2", "├", "web-next.qcow2", "base gone", "? help", "q quit"] {
+        assert!(screen.contains(part), "{part} in\n{screen}");
+    }
+    assert_eq!((t.flag("alternate_on"), t.flag("mouse_any_flag")), (true, true));
+    t.keys(&["/"]);
+    t.text("next");
+    t.wait_for("1 of 5");
+    t.keys(&["Escape"]);
+    t.wait_for("5 images");
+    t.keys(&["?"]);
+    t.wait_for("Help — Library");
+    t.keys(&["Escape", ":"]);
+    t.wait_for("Commands");
+    t.keys(&["Escape", "q"]);
+    t.wait_for("left with 0");
+    assert_eq!((t.flag("alternate_on"), t.flag("mouse_any_flag"), t.flag("cursor_flag")), (false, false, true));
+    assert!(t.screen().contains("icanon on"), "the terminal is cooked again:\n{}", t.screen());
+}
+
+#[test]
+fn shows_an_image_and_its_map() {
+    let (_dir, mut t) = opened(120, 36);
+    t.keys(&["/"]);
+    t.text("web.qcow2");
+    t.keys(&["Enter", "Enter"]);
+    t.wait_for("2 layers");
+    t.wait_for("(held by none: zeros)");
+    t.keys(&["m"]);
+    t.wait_for("1 cell =");
+    t.wait_for("host byte");
+    let screen = t.screen();
+    assert!(screen.contains("base.qcow2") && screen.contains("█"), "{screen}");
+    t.keys(&["+"]);
+    t.wait_for("zoom 1/");
+    t.keys(&["Escape", "Escape", "Escape"]);
+    t.wait_for("group:");
+    // What the cursor says is what qemu-img says of that byte.
+    let map = t.qemu_map("web.qcow2");
+    let first = map.as_array().unwrap().iter().find(|e| e["start"] == 0).unwrap()["offset"].as_u64().unwrap();
+    assert!(screen.contains(&format!("{first:#x}")), "{first:#x} in\n{screen}");
+}
+
+#[test]
+fn converts_to_raw_in_the_background() {
+    let (dir, mut t) = opened(120, 36);
+    t.keys(&["/"]);
+    t.text("web-next");
+    t.keys(&["Enter", "c"]);
+    t.wait_for("undo");
+    t.keys(&["Enter", "Enter"]);
+    t.wait_for("done: convert");
+    t.keys(&["4"]);
+    t.wait_for("100%");
+    // The new image shows up in the library by itself.
+    t.keys(&["1", "Escape"]);
+    t.wait_for("web-next.raw");
+    let (ours, theirs) = (dir.path().join("web-next.raw"), dir.path().join("expected"));
+    qemu_img(&["convert", "-O", "raw", dir.path().join("web-next.qcow2").to_str().unwrap(), theirs.to_str().unwrap()]);
+    let same = Command::new("cmp").args([&ours, &theirs]).status().unwrap();
+    assert!(same.success(), "the conversion differs from qemu-img's");
+    t.keys(&["q"]);
+    t.wait_for("left with 0");
+}
+
+#[test]
+fn notices_files_that_come_and_go() {
+    let (dir, mut t) = opened(100, 30);
+    qemu_img(&["create", "-q", "-f", "qcow2", dir.path().join("newcomer.qcow2").to_str().unwrap(), "1G"]);
+    t.wait_for("newcomer.qcow2");
+    std::fs::remove_file(dir.path().join("newcomer.qcow2")).unwrap();
+    t.wait_for_not("newcomer.qcow2");
+}
+
+#[test]
+fn signals_end_it_with_the_terminal_restored() {
+    for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130)] {
+        let (_dir, mut t) = opened(100, 30);
+        t.signal(signal);
+        t.wait_for(&format!("left with {code}"));
+        assert_eq!((t.flag("alternate_on"), t.flag("mouse_any_flag")), (false, false), "{signal}");
+        assert!(t.screen().contains("icanon on"), "{signal}");
+    }
+}
+
+#[test]
+fn ctrl_z_gives_the_shell_back_and_fg_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    images(dir.path());
+    let mut t = Tmux::shell(100, 30, dir.path());
+    t.text(&format!("{} .", env!("CARGO_BIN_EXE_cowshed")));
+    t.keys(&["Enter"]);
+    t.wait_for("5 images");
+    t.keys(&["C-z"]);
+    t.wait_for("Stopped");
+    assert!(!t.flag("alternate_on"));
+    t.text("fg");
+    t.keys(&["Enter"]);
+    t.wait_for("5 images");
+    assert!(t.flag("alternate_on"));
+    t.keys(&["j", "q"]);
+    t.wait_for("$");
+    assert!(!t.flag("alternate_on"));
+}
+
+#[test]
+fn survives_every_size_and_comes_back() {
+    let (_dir, mut t) = opened(120, 36);
+    for (w, h) in [(80, 24), (59, 14), (20, 5), (1, 1), (3, 40), (200, 60)] {
+        t.resize(w, h);
+        std::thread::sleep(Duration::from_millis(150));
+        t.keys(&["j", "3", "Escape", "?", "Escape"]);
+    }
+    t.resize(50, 12);
+    t.wait_for("needs 60×15");
+    t.resize(120, 36);
+    t.wait_for("5 images");
+}
+
+#[test]
+fn draws_nothing_and_costs_nothing_while_idle() {
+    let (_dir, mut t) = opened(120, 36);
+    t.keys(&["j"]);
+    std::thread::sleep(Duration::from_secs(4));
+    let drawn = t.record();
+    let before = t.cpu_ticks();
+    std::thread::sleep(Duration::from_secs(4));
+    let (bytes, ticks) = (std::fs::read(&drawn).unwrap().len(), t.cpu_ticks() - before);
+    assert_eq!(bytes, 0, "drawn while idle");
+    // One tick is 10 ms: a quarter of a percent of four seconds.
+    assert!(ticks <= 1, "{ticks} ticks of processor time while idle");
+}
+
+#[test]
+fn is_there_again_where_it_was_left() {
+    let (dir, mut t) = opened(120, 36);
+    t.keys(&["t", "s", "q"]);
+    t.wait_for("left with 0");
+    let home = t.home();
+    let mut t = Tmux::start(120, 36, dir.path(), &[("HOME", home.to_str().unwrap())]);
+    t.wait_for("5 images");
+    assert!(t.screen().contains("sort: fmt"), "{}", t.screen());
+}
+
+#[test]
+fn ascii_and_no_color_are_honoured() {
+    let dir = tempfile::tempdir().unwrap();
+    images(dir.path());
+    let mut t = Tmux::start(100, 30, dir.path(), &[("LC_ALL", "C"), ("NO_COLOR", "1")]);
+    t.wait_for("5 images");
+    let screen = t.screen();
+    assert!(screen.is_ascii(), "{screen}");
+    let styled = t.styled();
+    assert!(!styled.contains("\x1b[3") && !styled.contains(";3") && !styled.contains("\x1b[4m\x1b[3"), "colours in {styled:?}");
+}

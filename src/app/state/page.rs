@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::scroll::Scroll;
 use crate::app::worker::image::PageData;
 use crate::engine::error::Error;
-use crate::engine::extents::Cell;
+use crate::engine::extents::Cells;
 
 /// State of an image's page.
 #[derive(Debug, Clone, Default)]
@@ -17,8 +17,8 @@ pub struct PageState {
     pub generation: u64,
     /// What was read; `None` while it loads.
     pub data: Option<Result<Arc<PageData>, Error>>,
-    /// Each layer's share; `None` while it is counted.
-    pub shares: Option<Result<Cell, Error>>,
+    /// The whole disk in cells, with each layer's share in their sum; `None` while it is counted.
+    pub shares: Option<Result<Arc<Cells>, Error>>,
     /// The facts.
     pub facts: Scroll,
     /// The chain.

@@ -82,11 +82,12 @@ pub(super) fn sampled(m: &mut Model, rows: Vec<JobRow>) -> Vec<Effect> {
     if rows.is_empty() && m.jobs.rows.is_empty() {
         return Vec::new();
     }
-    let kept = m.selected_job().map(|j| j.view.id);
+    let (kept, live) = (m.selected_job().map(|j| j.view.id), m.live_jobs());
     m.jobs.rows = rows;
     let at = kept.and_then(|id| m.jobs.rows.iter().position(|j| j.view.id == id));
     m.jobs.scroll.go(at.unwrap_or(m.jobs.scroll.at), m.jobs.rows.len());
-    m.dirty = true;
+    // Elsewhere only their number is shown.
+    m.dirty |= m.screen == Screen::Jobs || live != m.live_jobs();
     if m.jobs.quit_when_done && m.live_jobs() == 0 {
         m.done = true;
         return vec![Effect::Quit];

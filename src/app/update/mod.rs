@@ -291,3 +291,6 @@ fn quit(m: &mut Model) -> Vec<Effect> {
     }
     Vec::new()
 }
+
+#[cfg(test)]
+mod tests;

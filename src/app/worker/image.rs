@@ -8,7 +8,7 @@ use super::latest::Latest;
 use crate::app::message::Message;
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
-use crate::engine::extents::{Cell, Cells, downsample};
+use crate::engine::extents::{Cells, downsample};
 use crate::engine::format::Format;
 use crate::engine::format::probe::Match;
 use crate::engine::inspect;
@@ -16,6 +16,9 @@ use crate::engine::io::gate::Gate;
 use crate::engine::io::locks::{LockState, state_at};
 use crate::engine::library::Stamp;
 use crate::engine::model::{ChainNode, Extent};
+
+/// Cells of the strip on a page: a few rows on a wide screen.
+const PAGE_CELLS: usize = 1024;
 
 /// Asks for an image's page.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,8 +64,8 @@ pub struct PageLoaded {
 pub struct SharesLoaded {
     /// Of the request.
     pub generation: u64,
-    /// Of the whole disk.
-    pub shares: Result<Cell>,
+    /// The whole disk in cells.
+    pub shares: Result<Arc<Cells>>,
 }
 
 /// Asks for cells of the map.
@@ -192,7 +195,7 @@ fn load_page(request: &PageRequest, stop: &dyn Fn() -> bool, out: &Outbox) {
     let Some(chain) = chain else { return };
     let shares = guarded(|| {
         let disk = chain.disk()?;
-        Ok(downsample(&disk, 0, disk.size(), 1, stop)?.total)
+        Ok(Arc::new(downsample(&disk, 0, disk.size(), PAGE_CELLS, stop)?))
     });
     if !matches!(&shares, Err(e) if e.kind() == ErrorKind::Cancelled) {
         let _ = out.send(Message::Shares(Box::new(SharesLoaded { generation, shares })));

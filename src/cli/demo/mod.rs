@@ -44,7 +44,7 @@ impl Verb for Args {
             return Ok(0);
         }
         out.flush()?;
-        super::workbench(&[dir])
+        super::workbench(crate::app::Options { roots: vec![dir], ..Default::default() })
     }
 }
 

@@ -21,7 +21,15 @@ pub fn draw(c: &mut Canvas<'_>, area: Rect) {
     let lib = &c.m.library;
     let (title, lines) = match (lib.selected(), lib.selected_kind()) {
         (Some(e), _) => (e.name.clone(), entry(c, e, usize::from(area.width.saturating_sub(3)))),
-        (None, Some(kind)) => (String::new(), group(c, kind)),
+        (None, Some(kind)) => {
+            let title = match kind {
+                NodeKind::Root(i) => lib.data.roots.get(*i).map(|r| path(&r.path)).unwrap_or_default(),
+                NodeKind::Folder(p) => path(p),
+                NodeKind::Format(f) => f.map_or("not an image", |f| f.name()).to_string(),
+                NodeKind::Entry(_) => String::new(),
+            };
+            (title, group(c, kind))
+        }
         (None, None) => (String::new(), Vec::new()),
     };
     let right = lib.selected().map(|e| ago(e.modified(), c.m.now.unix)).filter(|_| lib.selected().is_some());
@@ -253,7 +261,8 @@ fn deleted(c: &Canvas<'_>, data: &Library, e: &Entry) -> Option<Line<'static>> {
             todo.extend(data.get(id).map(|x| x.children.as_slice()).unwrap_or_default());
         }
     }
-    let text = format!("{} {} become unreadable", c.look.symbols.bad, count(all.len(), "image"));
+    let verb = if all.len() == 1 { "becomes" } else { "become" };
+    let text = format!("{} {} {verb} unreadable", c.look.symbols.bad, count(all.len(), "image"));
     let names: Vec<String> = e.children.iter().filter_map(|i| data.get(*i)).take(4).map(|x| x.name.clone()).collect();
     let more = if e.children.len() > 4 { ", …" } else { "" };
     Some(labelled(

@@ -3,14 +3,19 @@
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
+use super::map::cell_look;
+use crate::app::Action;
+use crate::app::command::Command;
 use crate::app::hits::Hit;
-use crate::app::model::Pane;
+use crate::app::model::{Pane, Screen};
+use crate::app::state::map::Colour;
 use crate::app::worker::image::PageData;
 use crate::engine::Health;
+use crate::engine::extents::Cell;
 use crate::engine::format::probe::Confidence;
 use crate::engine::units::printable;
 use crate::ui::pen::{fit, paint_row, put_line, put_right};
-use crate::ui::text::{ago, count, cut_front, cut_middle, date, duration, grouped, path, percent, size, size_words, wrap};
+use crate::ui::text::{ago, count, cut, cut_front, cut_middle, date, duration, grouped, path, percent, size, size_words, wrap};
 use crate::ui::theme::Role;
 use crate::ui::widget::{bar, scroll_mark, window};
 use crate::ui::{Canvas, frame};
@@ -81,9 +86,13 @@ fn panes(c: &mut Canvas<'_>, area: Rect) {
             c.put(area, left, y, c.look.symbols.vertical, Role::Border);
         }
         facts(c, Rect { width: left, ..area }, &data);
-        let top = chain.min(right.height * 3 / 5).max(4.min(right.height));
+        let map = if right.height >= 18 { 6 } else { 0 };
+        let top = chain.min((right.height - map) * 3 / 5).max(4.min(right.height));
         self::chain(c, Rect { height: top, ..right }, &data);
-        snapshots(c, Rect { y: right.y + top, height: right.height - top, ..right }, &data);
+        snapshots(c, Rect { y: right.y + top, height: right.height - top - map, ..right }, &data);
+        if map > 0 {
+            strip(c, Rect { y: right.y + right.height - map, height: map, ..right });
+        }
     } else {
         let chain = chain.min(area.height / 3);
         let snaps = match data.nodes.first().map_or(0, |n| n.description.snapshots.len()) {
@@ -235,7 +244,7 @@ fn chain(c: &mut Canvas<'_>, area: Rect, data: &PageData) {
         put_right(c.buf, line, size_x, 0, &node.actual_size.map_or(s.dash.to_string(), size), c.look.style(Role::Text));
         if node.error.is_none() {
             let share = match &shares {
-                Some(Ok(cell)) if total > 0 => Some(cell.by_depth.get(i).copied().unwrap_or(0) as f64 / total as f64),
+                Some(Ok(cells)) if total > 0 => Some(cells.total.by_depth.get(i).copied().unwrap_or(0) as f64 / total as f64),
                 _ => None,
             };
             let text = match (&shares, share) {
@@ -260,11 +269,54 @@ fn chain(c: &mut Canvas<'_>, area: Rect, data: &PageData) {
     if rest
         && y < list.height
         && total > 0
-        && let Some(Ok(cell)) = &shares
+        && let Some(Ok(cells)) = &shares
     {
         c.put(list, 3, y, "(held by none: zeros)", Role::Dim);
-        put_right(c.buf, list, list.width, y, &percent(cell.totals.unallocated as f64 / total as f64), c.look.style(Role::Dim));
+        put_right(
+            c.buf,
+            list,
+            list.width,
+            y,
+            &percent(cells.total.totals.unallocated as f64 / total as f64),
+            c.look.style(Role::Dim),
+        );
     }
+}
+
+/// The whole disk in a few rows: enough to see where it is full. The map shows it closely.
+fn strip(c: &mut Canvas<'_>, area: Rect) {
+    let key = Command::of(Action::Map, Screen::Image).and_then(|r| c.m.keymap.keys(r).first().map(ToString::to_string));
+    let right = key.map(|k| format!("{k} opens the map")).unwrap_or_default();
+    frame::heading(c, area, 0, "Allocation", &right, false);
+    let body = Rect { x: area.x + 1, y: area.y + 1, width: area.width.saturating_sub(2), height: area.height - 2 };
+    c.hits.add(body, Hit::Run(Action::Map));
+    let cells = match &c.m.page.shares {
+        Some(Ok(cells)) if !cells.cells.is_empty() => cells.clone(),
+        Some(Err(e)) => {
+            let text = cut(&printable(e.why()), usize::from(body.width), c.look.symbols.ellipsis);
+            c.put(body, 0, 0, &text, Role::Dim);
+            return;
+        }
+        _ => return,
+    };
+    let room = usize::from(body.width) * usize::from(body.height);
+    for i in 0..room {
+        // As many cells of the answer as fall on this one, at least one.
+        let n = cells.cells.len();
+        let (from, to) = (i * n / room, ((i + 1) * n / room).max(i * n / room + 1));
+        let mut sum = Cell::default();
+        for cell in cells.cells.get(from..to.min(n)).unwrap_or_default() {
+            sum.merge(cell);
+        }
+        let (glyph, role) = cell_look(c.look.symbols, &sum, Colour::Depth);
+        let (x, y) = (i % usize::from(body.width), i / usize::from(body.width));
+        c.put(body, x as u16, y as u16, glyph, role);
+    }
+    let y = body.height;
+    let total = cells.total.totals;
+    let all = total.all().max(1) as f64;
+    let text = format!("{} stored, {}", size_words(total.stored()), percent(total.stored() as f64 / all));
+    c.put(body, 0, y, &text, Role::Dim);
 }
 
 fn snapshots(c: &mut Canvas<'_>, area: Rect, data: &PageData) {
@@ -282,7 +334,7 @@ fn snapshots(c: &mut Canvas<'_>, area: Rect, data: &PageData) {
     let list = Rect { y: body.y + 1, height: body.height.saturating_sub(1), ..body };
     c.put(body, 0, 0, "TAKEN (UTC)", Role::Dim);
     c.put(body, 18, 0, "NAME", Role::Dim);
-    let wide = body.width >= 56;
+    let wide = body.width >= 76;
     put_right(c.buf, body, body.width, 0, if wide { "VIRTUAL   VM STATE  CLOCK" } else { "VM STATE" }, c.look.style(Role::Dim));
     c.pane(Pane::Snapshots, list, all.len());
     let view = window(c.m.page.snapshots, all.len(), list.height);

@@ -59,7 +59,7 @@ fn list(c: &mut Canvas<'_>, area: Rect) {
     }
     c.put(area, gauge_end - gauge - 5, 0, "PROGRESS", Role::Dim);
     put_right(c.buf, area, rate_end, 0, "RATE", c.look.style(Role::Dim));
-    put_right(c.buf, area, eta_end, 0, "LEFT", c.look.style(Role::Dim));
+    put_right(c.buf, area, eta_end, 0, "TIME", c.look.style(Role::Dim));
     let list = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
     let len = c.m.jobs.rows.len();
     c.pane(Pane::JobList, list, len);

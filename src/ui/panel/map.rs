@@ -2,7 +2,6 @@
 //! characters tell the same.
 
 use ratatui::layout::Rect;
-use ratatui::style::Modifier;
 use ratatui::text::Line;
 
 use crate::app::hits::Hit;
@@ -14,7 +13,8 @@ use crate::engine::units::{SECTOR, printable};
 use crate::ui::Canvas;
 use crate::ui::frame;
 use crate::ui::pen::{fit, put, put_line, put_right};
-use crate::ui::text::{cut_front, cut_middle, grouped, path, percent, size, size_words, wrap};
+use crate::ui::symbols::Symbols;
+use crate::ui::text::{cut_front, cut_middle, grouped, path, percent, size, size_words, width, wrap};
 use crate::ui::theme::Role;
 
 const GUTTER: u16 = 9;
@@ -58,7 +58,19 @@ fn title(c: &mut Canvas<'_>, area: Rect, file: &std::path::Path) {
     let m = &c.m.map;
     let s = c.look.symbols;
     let name = file.file_name().map(|n| printable(&n.to_string_lossy())).unwrap_or_default();
-    let mut x = c.put(area, 0, 0, &cut_middle(&name, usize::from(area.width / 3), s.ellipsis), Role::Title) + 2;
+    let layer = m.only.map_or("all".to_string(), |n| n.to_string());
+    let colour = match m.colour {
+        Colour::Kind => "kind",
+        Colour::Depth => "layer",
+    };
+    let (zoom, zooms) = m.zoom();
+    let mut right = format!("layer: {layer}   colour: {colour}   zoom {zoom}/{zooms}");
+    if area.width < 90 {
+        right = format!("zoom {zoom}/{zooms}");
+    }
+    put_right(c.buf, area, area.width, 0, &right, c.look.style(Role::Dim));
+    let area = Rect { width: area.width.saturating_sub(width(&right) as u16 + 2), ..area };
+    let mut x = c.put(area, 0, 0, &cut_middle(&name, usize::from(area.width / 2), s.ellipsis), Role::Title) + 2;
     if m.size > 0 && m.cells() > 0 {
         let (start, end) = m.shown();
         let part = if m.zoomed() { format!("{} of {}", size_words(end - start), size_words(m.size)) } else { size_words(m.size) };
@@ -68,26 +80,17 @@ fn title(c: &mut Canvas<'_>, area: Rect, file: &std::path::Path) {
         let frame = s.spinner.get(c.m.now.frame(s.spinner.len())).copied().unwrap_or_default();
         c.put(area, x, 0, frame, Role::Accent);
     }
-    let layer = m.only.map_or("all".to_string(), |n| n.to_string());
-    let colour = match m.colour {
-        Colour::Kind => "kind",
-        Colour::Depth => "layer",
-    };
-    let (zoom, zooms) = m.zoom();
-    let right = format!("layer: {layer}   colour: {colour}   zoom {zoom}/{zooms}");
-    put_right(c.buf, area, area.width, 0, &right, c.look.style(Role::Dim));
 }
 
 /// What a cell looks like: the character says as much as the colour.
-fn cell_look(c: &Canvas<'_>, cell: &Cell) -> (&'static str, Role) {
-    let s = c.look.symbols;
+pub(super) fn cell_look(s: &Symbols, cell: &Cell, colour: Colour) -> (&'static str, Role) {
     let t = &cell.totals;
     let [none, zero, compressed, part, data] = s.cells;
     if t.stored() == 0 {
-        return if t.zero > 0 { (zero, Role::Zero) } else { (none, Role::Text) };
+        return if t.zero > 0 { (zero, Role::Zero) } else { (none, Role::Border) };
     }
     let layers = [Role::Layer0, Role::Layer1, Role::Layer2, Role::Layer3];
-    match c.m.map.colour {
+    match colour {
         Colour::Depth => {
             let depth = cell.main_depth().unwrap_or(0);
             (
@@ -124,12 +127,9 @@ fn draw_grid(c: &mut Canvas<'_>, area: Rect) {
         if y >= rows {
             break;
         }
-        let (glyph, role) = cell_look(c, cell);
-        let mut style = c.look.style(role);
-        if cursor == Some(i) {
-            style = c.look.style(Role::Select).add_modifier(Modifier::REVERSED);
-        }
-        put(c.buf, area, x, y, if cursor == Some(i) && glyph == " " { s.mark } else { glyph }, style);
+        let (glyph, role) = cell_look(s, cell, m.colour);
+        let (glyph, role) = if cursor == Some(i) { (s.cursor, Role::Cursor) } else { (glyph, role) };
+        put(c.buf, area, x, y, glyph, c.look.style(role));
         c.hits.add(Rect { x: area.x + x, y: area.y + y, width: 1, height: 1 }, Hit::Cell(i));
     }
 }
@@ -196,7 +196,7 @@ fn legend(c: &Canvas<'_>, room: usize) -> Line<'static> {
                 (s.cells[3], Role::Data, "half or less"),
                 (s.cells[2], Role::Compressed, "compressed"),
                 (s.cells[1], Role::Zero, "zero"),
-                ("' '", Role::Dim, "nothing"),
+                (s.cells[0], Role::Border, "nothing"),
             ] {
                 all.push(c.look.span(role, glyph));
                 all.push(c.look.span(Role::Text, format!(" {word}   ")));

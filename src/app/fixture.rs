@@ -1,0 +1,165 @@
+//! A model with a library made by hand, for the tests of updating and drawing: the same on every machine and at every time.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::clock::Now;
+use super::key::Key;
+use super::message::Message;
+use super::model::Model;
+use super::state::scroll::Scroll;
+use super::update::{drawn, update};
+use super::worker::library::Snapshot;
+use super::{Effect, hits::Hits};
+use crate::engine::error::Error;
+use crate::engine::format::Format;
+use crate::engine::format::probe::{Confidence, Match};
+use crate::engine::io::locks::{Holder, LockState};
+use crate::engine::library::{
+    Domain, DomainState, EntryKind, Facts, Found, Grouping, Library, Root, ScanEvent, Stamp, duplicates, forest, orphans,
+};
+use crate::engine::model::{BackingRef, ParentIdentity};
+use crate::engine::units::{GIB, MIB};
+
+/// When it is: 2026-11-23 12:00 UTC.
+pub(crate) const NOW: i64 = 1_795_435_200;
+const ROOT: &str = "/srv/images";
+
+/// An image of the fixture.
+#[derive(Default)]
+pub(crate) struct Made {
+    pub(crate) name: &'static str,
+    pub(crate) format: Option<Format>,
+    pub(crate) size: u64,
+    pub(crate) on_disk: u64,
+    pub(crate) allocated: Option<u64>,
+    pub(crate) snapshots: Option<u32>,
+    pub(crate) base: Option<&'static str>,
+    pub(crate) lock: LockState,
+    pub(crate) error: Option<Error>,
+    pub(crate) warnings: Vec<String>,
+}
+
+fn found(i: u64, m: &Made) -> Found {
+    let facts = Facts {
+        format: m.format,
+        matches: m
+            .format
+            .map(|f| Match { format: f, evidence: "by hand".into(), confidence: Confidence::Certain })
+            .into_iter()
+            .collect(),
+        virtual_size: m.error.is_none().then_some(m.size),
+        cluster_size: (m.format == Some(Format::Qcow2)).then_some(65536),
+        snapshots: m.snapshots,
+        backing: m.base.map(|b| BackingRef {
+            names: vec![b.into()],
+            format: Some("qcow2".into()),
+            identity: ParentIdentity::Name,
+        }),
+        warnings: m.warnings.clone(),
+        error: m.error.clone(),
+        ..Facts::default()
+    };
+    let ns = (NOW - 3600 * i as i64) * 1_000_000_000;
+    Found {
+        path: Path::new(ROOT).join(m.name),
+        root: 0,
+        kind: EntryKind::Image,
+        stamp: Stamp { dev: 1, ino: 100 + i, len: m.on_disk, mtime_ns: ns, ctime_ns: ns },
+        actual_size: m.on_disk,
+        facts: Arc::new(facts),
+        allocated: m.allocated,
+        lock: m.lock.clone(),
+    }
+}
+
+/// The library of the images given.
+pub(crate) fn library(images: &[Made]) -> Library {
+    let mut lib = Library::new();
+    let root = Root { path: PathBuf::from(ROOT), real: PathBuf::from(ROOT), error: None, free: Some(212 * GIB) };
+    lib.apply(ScanEvent::Roots(vec![root]));
+    lib.apply(ScanEvent::Domains(vec![Domain {
+        name: "web-01".into(),
+        state: DomainState::Running,
+        disks: vec![(Path::new(ROOT).join("web-01.qcow2"), "vda".into())],
+    }]));
+    lib.apply(ScanEvent::Found((0u64..).zip(images).map(|(i, m)| found(i, m)).collect()));
+    lib.apply(ScanEvent::Done { complete: true, cache_error: None });
+    lib.relink();
+    lib
+}
+
+/// A chain of three, one that is broken, one of another format, one in a folder, one with a wide name.
+pub(crate) fn images() -> Vec<Made> {
+    let qcow2 = Some(Format::Qcow2);
+    let made = |name, size, on_disk, allocated: u64, base| Made {
+        name,
+        format: qcow2,
+        size: size * GIB,
+        on_disk: on_disk * MIB,
+        allocated: Some(allocated * MIB),
+        snapshots: Some(0),
+        base,
+        lock: LockState::Free,
+        ..Made::default()
+    };
+    let holder = Holder { pid: Some(4121), name: Some("qemu-system-x86".into()) };
+    vec![
+        made("debian-12-base.qcow2", 20, 2150, 2252, None),
+        Made {
+            snapshots: Some(4),
+            lock: LockState::Writer(vec![holder]),
+            ..made("web-01.qcow2", 40, 6553, 6553, Some("debian-12-base.qcow2"))
+        },
+        made("web-01.before-upgrade.qcow2", 40, 900, 819, Some("web-01.qcow2")),
+        made("web-02.qcow2", 40, 5120, 4915, Some("debian-12-base.qcow2")),
+        made("app-data.qcow2", 500, 122_880, 122_880, Some("/old/pool/app-base.qcow2")),
+        Made { format: Some(Format::Vhdx), snapshots: None, allocated: None, ..made("win2022-gold.vhdx", 127, 19_251, 0, None) },
+        Made {
+            error: Some(
+                Error::corrupt("the L1 table lies past the end of the file")
+                    .op("read L1 table")
+                    .at(0x30000)
+                    .hint("restore it from a copy"),
+            ),
+            ..made("old/broken-2019.qcow2", 10, 3379, 0, None)
+        },
+        Made { warnings: vec!["it was not closed properly".into()], ..made("日本語の円盤.qcow2", 5, 10, 5, None) },
+    ]
+}
+
+/// A model of a screen of that size, with that library.
+pub(crate) fn model(size: (u16, u16), library: Library) -> Model {
+    let mut m = Model {
+        size,
+        focused: true,
+        mouse: true,
+        roots: vec![ROOT.into()],
+        now: Now { ms: 1000, unix: NOW },
+        ..Model::default()
+    };
+    m.library.loading = true;
+    let forest = (Grouping::Chain, forest(&library, Grouping::Chain));
+    let (orphans, duplicates) = (orphans(&library), duplicates(&library));
+    update(&mut m, Message::Library(Box::new(Snapshot { library, forest, orphans, duplicates })));
+    m.library.scroll = Scroll { height: usize::from(size.1), ..Scroll::default() };
+    drawn(&mut m, Hits::default());
+    m
+}
+
+/// Types keys, separated by blanks; a word that is no key is typed letter by letter. Gives every effect asked for.
+pub(crate) fn keys(m: &mut Model, keys: &str) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    for word in keys.split(' ').filter(|w| !w.is_empty()) {
+        match Key::parse(word) {
+            Some(key) => effects.extend(update(m, Message::Key(key))),
+            None => {
+                for c in word.chars() {
+                    let key = Key::parse(&c.to_string()).expect("a letter is a key");
+                    effects.extend(update(m, Message::Key(key)));
+                }
+            }
+        }
+    }
+    effects
+}

@@ -1,0 +1,301 @@
+//! The workbench as (model, keys, expected).
+
+use crate::app::fixture::{images, keys, library, model};
+use crate::app::layer::Layer;
+use crate::app::message::{Message, Mouse};
+use crate::app::model::{Pane, Screen};
+use crate::app::tree::Column;
+use crate::app::update::update;
+use crate::app::{Effect, Model, hits::Hit, hits::Hits};
+use crate::engine::library::Grouping;
+
+fn start() -> Model {
+    model((120, 36), library(&images()))
+}
+
+/// The name under the library's cursor.
+fn on(m: &Model) -> String {
+    m.library.selected().map_or_else(|| format!("{:?}", m.library.selected_kind()), |e| e.name.clone())
+}
+
+fn shown(m: &Model) -> Vec<String> {
+    m.library.rows.iter().filter_map(|r| m.library.entry(r)).map(|e| e.name.clone()).collect()
+}
+
+#[test]
+fn moving_goes_where_it_says() {
+    for (typed, expected) in [
+        ("j", "app-data.qcow2"),
+        ("down down", "broken-2019.qcow2"),
+        ("j j j", "debian-12-base.qcow2"),
+        ("G", "日本語の円盤.qcow2"),
+        ("G k", "win2022-gold.vhdx"),
+        ("G g j", "app-data.qcow2"),
+        ("end home j", "app-data.qcow2"),
+        // On a base: right goes to the first below, left back up.
+        ("j j j l", "web-01.qcow2"),
+        ("j j j l h h", "debian-12-base.qcow2"),
+    ] {
+        let mut m = start();
+        keys(&mut m, typed);
+        assert_eq!(on(&m), expected, "{typed}");
+    }
+}
+
+#[test]
+fn folding_hides_what_is_below_and_left_goes_up() {
+    let mut m = start();
+    let all = shown(&m).len();
+    keys(&mut m, "j j j h");
+    assert_eq!(on(&m), "debian-12-base.qcow2");
+    assert_eq!(shown(&m).len(), all - 3);
+    keys(&mut m, "space");
+    assert_eq!(shown(&m).len(), all);
+    keys(&mut m, "C");
+    assert!(!shown(&m).contains(&"web-01.qcow2".to_string()));
+    keys(&mut m, "E");
+    assert_eq!(shown(&m).len(), all);
+}
+
+#[test]
+fn the_filter_counts_live_and_esc_goes_back_exactly_one_level() {
+    let mut m = start();
+    keys(&mut m, "/ w e b");
+    assert!(matches!(m.layer(), Some(Layer::Filter)));
+    assert_eq!((m.library.matched, on(&m).as_str()), (3, "web-01.qcow2"));
+    keys(&mut m, "enter n");
+    assert_eq!(on(&m), "web-01.before-upgrade.qcow2");
+    keys(&mut m, "n n");
+    assert_eq!(on(&m), "web-01.qcow2", "round");
+    keys(&mut m, "N");
+    assert_eq!(on(&m), "web-02.qcow2");
+    let effects = keys(&mut m, "enter");
+    assert!(matches!(effects.as_slice(), [Effect::LoadPage(r)] if r.path.ends_with("web-02.qcow2")));
+    assert_eq!(m.screen, Screen::Image);
+    keys(&mut m, "esc");
+    assert_eq!((m.screen, m.library.matched), (Screen::Library, 3), "the filter stays");
+    keys(&mut m, "esc");
+    assert_eq!(m.library.matched, 8);
+    keys(&mut m, "esc");
+    assert!(!m.done, "Esc never quits");
+}
+
+#[test]
+fn esc_while_typing_clears_the_filter() {
+    let mut m = start();
+    keys(&mut m, "/ zzz");
+    assert_eq!(m.library.matched, 0);
+    keys(&mut m, "esc");
+    assert_eq!((m.library.matched, m.layers.len()), (8, 0));
+}
+
+#[test]
+fn letters_typed_into_a_filter_are_no_commands() {
+    let mut m = start();
+    let effects = keys(&mut m, "/ q?:1M");
+    assert!(effects.is_empty() && !m.done && m.layers.len() == 1);
+    assert_eq!(m.library.filter.text(), "q?:1M");
+    keys(&mut m, "ctrl-c");
+    assert!(m.done, "Ctrl-c works also while typing");
+}
+
+#[test]
+fn grouping_and_sorting_keep_the_cursor_on_its_image() {
+    let mut m = start();
+    keys(&mut m, "j j j");
+    keys(&mut m, "t");
+    assert_eq!((m.library.grouping, on(&m).as_str()), (Grouping::Folder, "debian-12-base.qcow2"));
+    keys(&mut m, "t");
+    assert_eq!((m.library.grouping, on(&m).as_str()), (Grouping::Format, "debian-12-base.qcow2"));
+    keys(&mut m, "s s s");
+    assert_eq!(m.library.sort, (Column::OnDisk, true));
+    assert_eq!((on(&m).as_str(), shown(&m)[0].as_str()), ("debian-12-base.qcow2", "app-data.qcow2"));
+    keys(&mut m, "S");
+    assert_eq!(shown(&m)[0], "日本語の円盤.qcow2");
+}
+
+#[test]
+fn what_cannot_be_done_says_why() {
+    let mut m = start();
+    keys(&mut m, "j c");
+    assert!(m.layers.is_empty());
+    let notice = m.notice.clone().unwrap().text;
+    assert!(notice.starts_with("convert: the image cannot be read"), "{notice}");
+    let mut m = start();
+    m.read_only = true;
+    keys(&mut m, "j j j c");
+    assert_eq!(m.notice.unwrap().text, "convert: read-only mode: nothing is written");
+}
+
+#[test]
+fn converting_needs_more_than_one_bare_key() {
+    let mut m = start();
+    let effects = keys(&mut m, "j j j c");
+    let [Effect::Plan(request)] = effects.as_slice() else { panic!("{effects:?}") };
+    let generation = request.generation;
+    // Not before the plan is there, whatever is pressed.
+    assert!(keys(&mut m, "enter enter enter").is_empty());
+    let made = crate::app::worker::jobs::PlanMade { generation, plan: Ok(Default::default()) };
+    update(&mut m, Message::Plan(Box::new(made)));
+    let effects = keys(&mut m, "enter");
+    let [Effect::Submit(crate::engine::ops::JobSpec::Convert(spec))] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(spec.target, std::path::Path::new("/srv/images/debian-12-base.raw"));
+    assert!(m.layers.is_empty());
+}
+
+#[test]
+fn a_stale_plan_is_dropped() {
+    let mut m = start();
+    keys(&mut m, "j j j c x");
+    let made = crate::app::worker::jobs::PlanMade { generation: 1, plan: Ok(Default::default()) };
+    update(&mut m, Message::Plan(Box::new(made)));
+    assert!(matches!(m.layer(), Some(Layer::Convert(f)) if f.plan.is_none()));
+}
+
+#[test]
+fn copies_what_it_says() {
+    let mut m = start();
+    assert_eq!(keys(&mut m, "j j j y"), [Effect::Copy("/srv/images/debian-12-base.qcow2".into())]);
+    assert_eq!(keys(&mut m, "Y"), [Effect::Copy("cowshed info --backing-chain /srv/images/debian-12-base.qcow2".into())]);
+    let effects = keys(&mut m, "k e");
+    let [Effect::Copy(text)] = effects.as_slice() else { panic!("{effects:?}") };
+    assert!(text.contains("read L1 table") && text.contains("hint: restore it"), "{text}");
+}
+
+#[test]
+fn digits_and_esc_go_through_the_screens() {
+    let mut m = start();
+    keys(&mut m, "j j j 5");
+    assert_eq!(m.screen, Screen::Guide);
+    keys(&mut m, "4 5 4");
+    assert_eq!(m.screen, Screen::Jobs);
+    keys(&mut m, "esc esc");
+    assert_eq!(m.screen, Screen::Library, "no circles");
+    keys(&mut m, "3");
+    assert_eq!(m.screen, Screen::Map);
+    keys(&mut m, "esc");
+    assert_eq!(m.screen, Screen::Library);
+}
+
+#[test]
+fn the_palette_runs_commands_and_shows_why_others_do_not() {
+    let mut m = start();
+    keys(&mut m, ": group enter");
+    assert_eq!((m.library.grouping, m.layers.len()), (Grouping::Folder, 0));
+    keys(&mut m, ": zoom");
+    let Some(Layer::Palette(p)) = m.layer() else { panic!() };
+    let rows = p.rows(&m);
+    assert!(rows.iter().any(|(c, state)| c.id == "map.zoom-in" && state.is_err()));
+}
+
+#[test]
+fn a_click_selects_a_second_opens_and_the_wheel_scrolls() {
+    use ratatui::layout::Rect;
+    let mut m = start();
+    let area = Rect::new(0, 5, 100, 1);
+    m.hits = Hits::default();
+    m.hits.add(Rect::new(0, 0, 100, 20), Hit::Pane(Pane::Tree));
+    m.hits.add(area, Hit::Row(Pane::Tree, 3));
+    update(&mut m, Message::Mouse(Mouse::Press, 10, 5));
+    assert_eq!(on(&m), "debian-12-base.qcow2");
+    m.now.ms += 100;
+    let effects = update(&mut m, Message::Mouse(Mouse::Press, 10, 5));
+    assert!(matches!(effects.as_slice(), [Effect::LoadPage(_)]), "{effects:?}");
+    assert_eq!(m.screen, Screen::Image);
+    let mut m = start();
+    m.library.scroll.height = 3;
+    m.hits = Hits::default();
+    m.hits.add(Rect::new(0, 0, 100, 20), Hit::Pane(Pane::Tree));
+    update(&mut m, Message::Mouse(Mouse::WheelDown, 10, 5));
+    assert_eq!((m.library.scroll.top, m.library.scroll.at), (3, 3));
+}
+
+#[test]
+fn images_that_come_and_go_leave_the_cursor_where_it_is() {
+    use crate::app::worker::library::Snapshot;
+    let mut m = start();
+    keys(&mut m, "G k");
+    assert_eq!(on(&m), "win2022-gold.vhdx");
+    // Another scan, with one image fewer: ids are given anew by a fresh library, so hand it the same one without the first.
+    let mut lib = m.library.data.clone();
+    let root = lib.roots.clone();
+    let kept: Vec<_> = images().into_iter().filter(|i| i.name != "app-data.qcow2").collect();
+    lib.apply(crate::engine::library::ScanEvent::Roots(root));
+    let again = library(&kept);
+    let found = again.iter().map(|e| crate::engine::library::Found {
+        path: e.path.clone(),
+        root: e.root,
+        kind: e.kind,
+        stamp: e.stamp,
+        actual_size: e.actual_size,
+        facts: e.facts.clone(),
+        allocated: e.allocated,
+        lock: e.lock.clone(),
+    });
+    lib.apply(crate::engine::library::ScanEvent::Found(found.collect()));
+    lib.apply(crate::engine::library::ScanEvent::Done { complete: true, cache_error: None });
+    lib.relink();
+    let forest = (Grouping::Chain, crate::engine::library::forest(&lib, Grouping::Chain));
+    update(&mut m, Message::Library(Box::new(Snapshot { library: lib, forest, orphans: Vec::new(), duplicates: Vec::new() })));
+    assert_eq!((on(&m).as_str(), m.library.totals.images), ("win2022-gold.vhdx", 7));
+    assert!(!shown(&m).contains(&"app-data.qcow2".to_string()));
+}
+
+#[test]
+fn nothing_moves_when_nothing_happens() {
+    let mut m = start();
+    m.notice = None;
+    assert_eq!(m.wake(), None, "no timer while idle");
+    m.dirty = false;
+    update(&mut m, Message::Tick);
+    assert!(!m.dirty);
+}
+
+#[test]
+fn any_keys_in_any_order_are_survived() {
+    // A walk over every key of every command, from a seed: no panic, and the cursor stays within the rows.
+    let all: Vec<_> = crate::app::command::COMMANDS
+        .iter()
+        .flat_map(|c| c.keys)
+        .filter(|k| !matches!(**k, "q" | "ctrl-c"))
+        .chain(["x", "backspace", "z"].iter())
+        .collect();
+    let mut m = start();
+    let mut x = 0x9e37_79b9_u64;
+    for _ in 0..20_000 {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        keys(&mut m, all[(x % all.len() as u64) as usize]);
+        assert!(m.library.scroll.at <= m.library.rows.len());
+        m.layers.truncate(4);
+    }
+}
+
+#[test]
+fn a_session_is_taken_up_where_it_was_left() {
+    use crate::app::session::{Session, leave, take_up};
+    let mut m = start();
+    keys(&mut m, "j j j h s s s t G");
+    let (place, selected) = (leave(&m), on(&m));
+    let mut session = Session::default();
+    session.remember(place.clone());
+    let text = serde_json::to_string(&session).unwrap();
+    let back: Session = serde_json::from_str(&text).unwrap();
+    assert_eq!(back.place(&m.roots), Some(&place));
+    let mut fresh = Model { roots: m.roots.clone(), ..Model::default() };
+    take_up(&mut fresh, place);
+    let lib = library(&images());
+    let forest = (fresh.library.grouping, crate::engine::library::forest(&lib, fresh.library.grouping));
+    update(
+        &mut fresh,
+        Message::Library(Box::new(crate::app::worker::library::Snapshot {
+            library: lib,
+            forest,
+            orphans: Vec::new(),
+            duplicates: Vec::new(),
+        })),
+    );
+    assert_eq!((on(&fresh), fresh.library.sort, fresh.library.grouping), (selected, m.library.sort, m.library.grouping));
+    assert_eq!(shown(&fresh), shown(&m));
+}

@@ -1,0 +1,226 @@
+//! The views as text at several sizes, against files in `tests/data/screens`; `COWSHED_BLESS=1` renews them, and a person looks at the
+//! difference.
+
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::buffer::Buffer;
+use ratatui::style::Modifier;
+
+use super::theme::Depth;
+use super::{Look, draw};
+use crate::app::fixture::{images, keys, library, model};
+use crate::app::hits::Hits;
+use crate::app::message::Message;
+use crate::app::state::map::Colour;
+use crate::app::update::{drawn, update};
+use crate::app::worker::image::{CursorLoaded, GridLoaded, MapLayer};
+use crate::app::{Effect, Model};
+use crate::engine::extents::{Cell, Cells, Totals};
+use crate::engine::format::Format;
+use crate::engine::model::{Extent, Kind, Place};
+use crate::engine::units::{GIB, MIB};
+
+const SIZES: [(u16, u16); 4] = [(80, 24), (120, 36), (200, 60), (60, 15)];
+
+fn look(depth: Depth, unicode: bool) -> Look {
+    Look::new("terminal", depth, unicode, &|_| Err(std::io::ErrorKind::NotFound.into())).0
+}
+
+/// Draws twice, as the loop does: the first drawing says how much room there is.
+fn render(m: &mut Model, look: &Look) -> (Buffer, Hits, Vec<Effect>) {
+    let mut terminal = Terminal::new(TestBackend::new(m.size.0, m.size.1)).unwrap();
+    let mut hits = Hits::default();
+    let mut effects = Vec::new();
+    for _ in 0..2 {
+        terminal.draw(|f| hits = draw(m, look, f)).unwrap();
+        effects.extend(drawn(m, hits.clone()));
+    }
+    (terminal.backend().buffer().clone(), hits, effects)
+}
+
+fn text(buffer: &Buffer) -> String {
+    let mut out = String::new();
+    for y in 0..buffer.area.height {
+        let mut skip = 0;
+        let mut line = String::new();
+        for x in 0..buffer.area.width {
+            let symbol = buffer[(x, y)].symbol();
+            if skip == 0 {
+                line.push_str(symbol);
+                skip = super::text::width(symbol).saturating_sub(1);
+            } else {
+                skip -= 1;
+            }
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+fn golden(name: &str, shown: &str) {
+    let path = format!("{}/tests/data/screens/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("COWSHED_BLESS").is_some() {
+        std::fs::write(&path, shown).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(expected == shown, "{name} is drawn differently (COWSHED_BLESS=1 renews it):\n{shown}");
+}
+
+fn start(size: (u16, u16)) -> Model {
+    model(size, library(&images()))
+}
+
+#[test]
+fn the_library_at_every_size() {
+    for (w, h) in SIZES {
+        let mut m = start((w, h));
+        keys(&mut m, "j j j");
+        let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+        golden(&format!("library-{w}x{h}"), &text(&buffer));
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told_in_full() {
+    let mut m = start((120, 36));
+    keys(&mut m, "j");
+    let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+    golden("library-broken", &text(&buffer));
+}
+
+#[test]
+fn a_filter_and_its_count() {
+    let mut m = start((100, 30));
+    keys(&mut m, "/ web");
+    let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+    golden("library-filter", &text(&buffer));
+}
+
+#[test]
+fn an_empty_library_says_what_to_do() {
+    let mut m = model((80, 24), library(&[]));
+    let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+    golden("library-empty", &text(&buffer));
+}
+
+#[test]
+fn ascii_is_ascii() {
+    let mut m = start((120, 36));
+    // The one image whose name is not ASCII is not ours to spell.
+    keys(&mut m, "/ web enter");
+    let (buffer, ..) = render(&mut m, &look(Depth::Mono, false));
+    let shown = text(&buffer);
+    assert!(shown.is_ascii(), "{shown}");
+    golden("library-ascii", &shown);
+}
+
+#[test]
+fn help_palette_and_guide() {
+    for (name, typed) in [
+        ("help", "?"),
+        ("help-search", "? fold"),
+        ("palette", ":"),
+        ("guide", "5 j"),
+        ("jobs-empty", "4"),
+        ("convert", "j j j c"),
+    ] {
+        let mut m = start((100, 30));
+        keys(&mut m, typed);
+        let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+        golden(name, &text(&buffer));
+    }
+}
+
+/// A disk of 40 GiB over two layers, with everything a map can show.
+fn mapped(size: (u16, u16)) -> Model {
+    let mut m = start(size);
+    keys(&mut m, "j j j 3");
+    let (_, _, effects) = render(&mut m, &look(Depth::Ansi, true));
+    let request = effects.into_iter().rev().find_map(|e| match e {
+        Effect::LoadGrid(r) => Some(r),
+        _ => None,
+    });
+    let request = request.expect("drawing the map asks for its cells");
+    let size = 40 * GIB;
+    let mut cells = Cells { start: 0, end: size, cells: vec![Cell::default(); request.cells], total: Cell::default() };
+    for i in 0..cells.cells.len() {
+        let (from, to) = cells.range(i);
+        let n = to - from;
+        let (totals, by_depth) = match i * 16 / cells.cells.len() {
+            0..=3 => (Totals { data: n, ..Totals::default() }, vec![n]),
+            4 | 5 => (Totals { data: n / 4, unallocated: n - n / 4, ..Totals::default() }, vec![0, n / 4]),
+            6 => (Totals { compressed: n, ..Totals::default() }, vec![0, n]),
+            7 | 8 => (Totals { zero: n, ..Totals::default() }, vec![n]),
+            _ => (Totals { unallocated: n, ..Totals::default() }, vec![]),
+        };
+        cells.cells[i] = Cell { totals, by_depth };
+    }
+    cells.total.totals = Totals { data: 11 * GIB, compressed: 2 * GIB, zero: 5 * GIB, unallocated: 22 * GIB };
+    let layer = |name: &str| MapLayer { path: format!("/srv/images/{name}").into(), format: Some(Format::Qcow2), size };
+    let layers = vec![layer("web-01.qcow2"), layer("debian-12-base.qcow2")];
+    update(&mut m, Message::Grid(Box::new(GridLoaded { generation: request.generation, grid: Ok((layers, size, cells)) })));
+    let extent = Extent { offset: 0, len: 64 * MIB, kind: Kind::Data, depth: 0, place: Some(Place { file: 0, offset: 0x50000 }) };
+    let under = Ok((extent, Some("/srv/images/web-01.qcow2".into())));
+    let generation = m.map.cursor_generation;
+    update(&mut m, Message::Cursor(Box::new(CursorLoaded { generation, under })));
+    m
+}
+
+#[test]
+fn the_map_reads_without_colour() {
+    for (w, h) in SIZES {
+        let mut m = mapped((w, h));
+        let (buffer, ..) = render(&mut m, &look(Depth::Mono, true));
+        golden(&format!("map-{w}x{h}"), &text(&buffer));
+    }
+    let mut m = mapped((100, 30));
+    m.map.colour = Colour::Depth;
+    let (buffer, ..) = render(&mut m, &look(Depth::Mono, false));
+    golden("map-ascii-layers", &text(&buffer));
+}
+
+#[test]
+fn the_cursor_s_line_is_marked_in_colour_and_without() {
+    for depth in [Depth::Mono, Depth::Ansi] {
+        let mut m = start((80, 24));
+        keys(&mut m, "j");
+        let (buffer, ..) = render(&mut m, &look(depth, true));
+        let row = (0..24).find(|y| (0..80).map(|x| buffer[(x, *y)].symbol()).collect::<String>().contains("app-data")).unwrap();
+        let (here, other) = (buffer[(10, row)].style(), buffer[(10, row + 1)].style());
+        assert_ne!(here, other);
+        if depth == Depth::Mono {
+            assert!(here.add_modifier.contains(Modifier::REVERSED), "{here:?}");
+        }
+    }
+}
+
+#[test]
+fn every_screen_survives_every_size() {
+    let look = look(Depth::Ansi, true);
+    let screens = ["", "j", "j j j 2", "j j j 3", "4", "5", "?", ":", "j j j c", "/ x", "j j j 3 o"];
+    for typed in screens {
+        for (w, h) in (1..24)
+            .map(|n| (n, n))
+            .chain((1..130).step_by(7).map(|w| (w, 16)))
+            .chain((1..60).step_by(5).map(|h| (61, h)))
+            .chain([(400, 100), (1, 60), (300, 1)])
+        {
+            let mut m = start((w, h));
+            keys(&mut m, typed);
+            render(&mut m, &look);
+        }
+    }
+}
+
+#[test]
+fn footer_hints_can_be_clicked() {
+    let mut m = start((120, 36));
+    let (buffer, hits, _) = render(&mut m, &look(Depth::Ansi, true));
+    let y = 34;
+    let line: Vec<&str> = (0..120).map(|x| buffer[(x, y)].symbol()).collect();
+    let x = line.windows(4).position(|w| w.concat() == "help").unwrap() as u16;
+    m.hits = hits;
+    update(&mut m, Message::Mouse(crate::app::message::Mouse::Press, x, y));
+    assert!(matches!(m.layer(), Some(crate::app::layer::Layer::Help(_))));
+}
