@@ -252,8 +252,10 @@ fn extents_and_data_files_are_members() {
         "qemu-img",
         &["create", "-q", "-f", "qcow2", "-o", &format!("data_file={}", s(&data)), s(&root.join("with-data.qcow2")), "1M"],
     );
+    // An overlay of a member is still shown.
+    create(&root, "over.qcow2", "qcow2", Some(("data.img", "raw")));
     let library = scanned(&options(&root));
-    assert_eq!(drawn(&library, Grouping::Chain), ["root", " flat.vmdk", " with-data.qcow2"]);
+    assert_eq!(drawn(&library, Grouping::Chain), ["root", " flat.vmdk", " over.qcow2", " with-data.qcow2"]);
     assert_eq!(entry(&library, "flat-flat.vmdk").part_of, Some(entry(&library, "flat.vmdk").id));
     assert_eq!(entry(&library, "data.img").part_of, Some(entry(&library, "with-data.qcow2").id));
 }

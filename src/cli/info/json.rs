@@ -95,7 +95,7 @@ pub(in crate::cli) fn snapshot(s: &Snapshot, share: Option<&Share>) -> Value {
 
 /// Who holds the image file: process id and name where they can be seen, and whether it is read or written. Null when locks
 /// cannot be told here.
-fn in_use_by(lock: &LockState) -> Value {
+pub(in crate::cli) fn in_use_by(lock: &LockState) -> Value {
     let access = match lock {
         LockState::Free => return json!([]),
         LockState::Unchecked | LockState::Unknown(_) => return Value::Null,

@@ -1,7 +1,7 @@
 //! `cowshed info`: what an image is, what it stands on, and whether it is well.
 
 mod human;
-mod json;
+pub(super) mod json;
 
 use std::path::PathBuf;
 

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{health, link, problems};
+use crate::cli::info::json::in_use_by;
 use crate::engine::error::Error;
 use crate::engine::io::locks::LockState;
 use crate::engine::library::{Entry, EntryId, EntryKind, Grouping, Health, Library, Link, NodeKind, duplicates, forest, orphans};
@@ -105,7 +106,7 @@ fn image(library: &Library, e: &Entry, depth: usize) -> Value {
         put("error", error(e));
     }
     put("lock", json!(lock(&e.lock)));
-    put("in-use-by", e.lock.holders().iter().map(|h| json!({ "process": h.to_string(), "name": h.name, "pid": h.pid })).collect());
+    put("in-use-by", in_use_by(&e.lock));
     put("domains", json!(e.users));
     Value::Object(out)
 }

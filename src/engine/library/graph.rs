@@ -94,8 +94,11 @@ fn by_chain(library: &Library, shown: &[&Entry]) -> Forest {
     let mut out = Forest::default();
     let roots: Vec<usize> = (0..library.roots.len()).map(|r| out.add(NodeKind::Root(r), None)).collect();
     let mut placed = HashSet::new();
-    // Tops first: whoever has no parent in the library. What is left after them hangs on a loop, which is entered at its first path.
-    let is_top = |e: &&&Entry| e.backing.as_ref().and_then(|b| b.link.entry()).is_none();
+    // Tops first: whoever has no parent that is shown. What is left after them hangs on a loop, which is entered at its first path.
+    let is_top = |e: &&&Entry| {
+        let parent = e.backing.as_ref().and_then(|b| library.get(b.link.entry()?));
+        parent.is_none_or(|p| p.part_of.is_some())
+    };
     let looping = |e: &&&Entry| matches!(e.backing.as_ref().map(|b| &b.link), Some(Link::Loop(..)));
     for top in shown.iter().filter(is_top).chain(shown.iter().filter(looping)) {
         let mut stack = vec![(top.id, roots.get(top.root).copied())];
