@@ -213,3 +213,19 @@ fn writing_never_follows_an_entry_into_the_header() {
     assert_eq!(writer.write_zeroes(0, 512).unwrap_err().kind(), ErrorKind::Corrupt);
     same(&dev.to_vec(), &bytes, "untouched");
 }
+
+#[test]
+fn a_source_of_odd_size_ends_in_a_short_cluster() {
+    // As a compressing copy does it: the source ends within a sector, the image is rounded up to a whole one.
+    let source = text(4, 10_000);
+    let (_dev, writer) = writing::create(Format::Qcow, source.len() as u64, None);
+    for (i, part) in source.chunks(writer.unit() as usize).enumerate() {
+        writer.write_compressed(i as u64 * writer.unit(), part).unwrap();
+    }
+    let mut expected = source;
+    expected.resize(10_240, 0);
+    let image = writer.reader();
+    same(&whole(image.as_ref(), &[]), &expected, "padded with zeros");
+    assert_eq!(image.map(8192, u64::MAX).unwrap().kind, Kind::Compressed);
+    assert_eq!(writer.write_compressed(512, &[0; 512]).unwrap_err().kind(), ErrorKind::Usage);
+}

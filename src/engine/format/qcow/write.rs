@@ -268,12 +268,15 @@ impl DiskWriter for Writer {
     fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.within(offset, data.len() as u64)?;
         let size = self.header().cluster_size();
-        let whole = data.len() as u64 == size || offset + data.len() as u64 == self.size();
-        if !offset.is_multiple_of(size) || !whole {
+        if !offset.is_multiple_of(size) || data.len() as u64 > size {
             return Err(Error::usage("compressed data is written a whole cluster at a time"));
         }
         let mut plain = data.to_vec();
         plain.resize(size as usize, 0);
+        if let Some(rest) = plain.get_mut(data.len()..).filter(|r| !r.is_empty()) {
+            // The last one of a disk, or of a source whose size is no whole number of sectors.
+            self.fill(&self.lock(), offset + data.len() as u64, rest)?;
+        }
         let mut packed = vec![0u8; size as usize - 1];
         let mut compressor = libdeflater::Compressor::new(libdeflater::CompressionLvl::default());
         // What does not become smaller is stored plainly.
