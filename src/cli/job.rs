@@ -9,7 +9,7 @@ use serde_json::json;
 use super::Failure;
 use super::out::{Out, Tone, size};
 use crate::engine::error::Error;
-use crate::engine::job::{JobState, JobView, ProgressSnapshot, Runner, RunnerOptions, SubmitOptions};
+use crate::engine::job::{JobState, JobView, ProgressSnapshot, Runner, RunnerOptions, SubmitOptions, remote};
 use crate::engine::ops::JobSpec;
 use crate::engine::ops::plan::Plan;
 use crate::engine::units::printable;
@@ -79,6 +79,12 @@ pub(super) fn state_dir() -> Option<PathBuf> {
     Some(dirs.state_dir().unwrap_or_else(|| dirs.data_local_dir()).to_path_buf())
 }
 
+/// The folder for the socket: it goes away with the session, and nobody else can enter it.
+pub(super) fn runtime_dir() -> Option<PathBuf> {
+    let dirs = directories::ProjectDirs::from("", "", "cowshed")?;
+    dirs.runtime_dir().map(PathBuf::from).or_else(|| Some(state_dir()?.join("run")))
+}
+
 fn print_plan(plan: &Plan, out: &mut Out) -> std::io::Result<()> {
     for line in plan.lines(size) {
         let label = out.paint(if line.warns { Tone::Warning } else { Tone::Label }, format!("{:>8}", line.label));
@@ -87,7 +93,8 @@ fn print_plan(plan: &Plan, out: &mut Out) -> std::io::Result<()> {
     Ok(())
 }
 
-fn foreground(spec: JobSpec, shown: Shown, out: &mut Out) -> Result<u8, Failure> {
+/// Runs one job to its end.
+pub(super) fn foreground(spec: JobSpec, shown: Shown, out: &mut Out) -> Result<u8, Failure> {
     let options = RunnerOptions {
         parallel: 1,
         state_dir: state_dir(),
@@ -95,6 +102,8 @@ fn foreground(spec: JobSpec, shown: Shown, out: &mut Out) -> Result<u8, Failure>
         wait_for_space: std::io::stderr().is_terminal() && shown != Shown::Json,
     };
     let runner = Runner::new(options, |_| {});
+    // Without a socket nobody can steer it from outside; that is no reason not to do it.
+    let _served = runtime_dir().and_then(|dir| remote::serve(&runner, &dir).ok());
     let id = runner.submit(spec, SubmitOptions::default());
     let interrupted = cancel_on_signal(&runner);
     let mut told = String::new();

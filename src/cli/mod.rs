@@ -65,6 +65,7 @@ verbs! {
     formats Formats,
     info Info,
     inspect Inspect,
+    jobs Jobs,
     ls Ls,
     map Map,
     measure Measure,

@@ -213,3 +213,84 @@ fn a_changed_source_is_not_gone_on_with() {
     assert!(log.iter().any(|l| l.text.contains("begins anew") && l.text.contains("has changed")), "{log:?}");
     assert!(std::fs::read(&out).unwrap() == new);
 }
+
+/// The program with state and runtime folders of its own below `dir`.
+fn program(dir: &Path) -> std::process::Command {
+    let mut c = std::process::Command::new(env!("CARGO_BIN_EXE_cowshed"));
+    c.current_dir(dir).env("HOME", dir).env("XDG_STATE_HOME", dir.join("s")).env("XDG_RUNTIME_DIR", dir.join("r"));
+    c
+}
+
+fn told(command: &mut std::process::Command) -> String {
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+fn listed(dir: &Path) -> Vec<serde_json::Value> {
+    serde_json::from_str(&told(program(dir).args(["jobs", "--output", "json"]))).unwrap()
+}
+
+#[test]
+fn paused_from_outside_killed_and_resumed_to_an_identical_result() {
+    let dir = dir();
+    let bytes = noise(1, 24 << 20);
+    std::fs::write(dir.path().join("src"), &bytes).unwrap();
+    let mut child = program(dir.path()).args(["convert", "-f", "raw", "-r", "8M", "src", "out"]).spawn().unwrap();
+    until("it is listed with some progress", || {
+        listed(dir.path()).first().is_some_and(|j| j["state"] == "running" && j["percent"].as_f64() > Some(30.0))
+    });
+    let key = listed(dir.path())[0]["id"].as_str().unwrap().to_string();
+    told(program(dir.path()).args(["jobs", "pause", &key]));
+    until("paused", || listed(dir.path())[0]["state"] == "paused");
+    let journal = Journal::new(dir.path().join("s/cowshed/jobs"));
+    until("durable", || journal.load(&key).is_some_and(|r| r.durable >= 4 << 20));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!dir.path().join("out").exists());
+
+    let left = listed(dir.path());
+    assert_eq!((left.len(), left[0]["id"].as_str(), &left[0]["pid"]), (1, Some(key.as_str()), &serde_json::Value::Null));
+    // From another folder: the record means the same there.
+    told(program(dir.path()).current_dir("/").args(["jobs", "resume", &key]));
+    assert!(std::fs::read(dir.path().join("out")).unwrap() == bytes);
+    assert!(listed(dir.path()).is_empty());
+    assert!(told(program(dir.path()).args(["jobs", "history"])).contains("convert src to out"));
+}
+
+#[test]
+fn cancelled_after_its_process_is_gone() {
+    let dir = dir();
+    std::fs::write(dir.path().join("src"), noise(1, 8 << 20)).unwrap();
+    let mut child = program(dir.path()).args(["convert", "-f", "raw", "-r", "2M", "src", "out"]).spawn().unwrap();
+    until("it is listed", || !listed(dir.path()).is_empty() && dir.path().join(".out.cowshed-partial").exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let key = listed(dir.path())[0]["id"].as_str().unwrap().to_string();
+    told(program(dir.path()).args(["jobs", "cancel", &key]));
+    assert!(listed(dir.path()).is_empty() && !dir.path().join(".out.cowshed-partial").exists());
+}
+
+#[test]
+fn a_full_disk_fails_a_script_and_resumes_after_space_is_made() {
+    let dir = dir();
+    std::fs::write(dir.path().join("src"), noise(1, 24 << 20)).unwrap();
+    // A small filesystem in a mount namespace of its own.
+    let script = r#"set -e
+        mkdir small; mount -t tmpfs -o size=32m none small
+        head -c 16M /dev/zero > small/filler
+        ! "$0" convert -f raw -O raw src small/out 2> message
+        test ! -e small/out
+        rm small/filler
+        "$0" convert --resume --progress json -f raw -O raw src small/out > progress
+        cmp src small/out"#;
+    let mut unshare = std::process::Command::new("unshare");
+    unshare.args(["-rm", "sh", "-c", script, env!("CARGO_BIN_EXE_cowshed")]);
+    unshare.current_dir(dir.path()).env("HOME", dir.path()).env("XDG_STATE_HOME", dir.path().join("s"));
+    told(&mut unshare);
+    let message = std::fs::read_to_string(dir.path().join("message")).unwrap();
+    assert!(message.contains("No space left") && message.contains("--resume"), "{message}");
+    let progress = std::fs::read_to_string(dir.path().join("progress")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(progress.lines().last().unwrap()).unwrap();
+    assert!(last["read"].as_u64().unwrap() < 20 << 20, "it began anew: {last}");
+}

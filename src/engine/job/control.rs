@@ -254,6 +254,10 @@ impl JobContext {
     pub fn earlier(&self) -> Option<(u64, serde_json::Value)> {
         lock(&self.inner.mark).as_ref().and_then(Mark::earlier)
     }
+    /// The key of the journal record, when one is kept.
+    pub(super) fn key(&self) -> Option<String> {
+        lock(&self.inner.mark).as_ref().map(|m| m.key().to_string())
+    }
     /// True when a journal is kept, so that marks are worth their flush.
     pub fn journaled(&self) -> bool {
         lock(&self.inner.mark).is_some()
@@ -339,5 +343,26 @@ mod tests {
         }
         // Five of 0.1 s each; the first goes at once.
         assert!(start.elapsed() >= Duration::from_millis(390), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn a_full_disk_parks_the_job_until_it_is_resumed() {
+        let full = || Error::from(std::io::Error::from_raw_os_error(libc::ENOSPC));
+        let here = Path::new("/");
+        assert_eq!(JobContext::detached().recover(full(), here).unwrap_err().kind(), ErrorKind::NoSpace);
+        let states: Arc<Mutex<Vec<(JobState, Option<String>)>>> = Arc::default();
+        let seen = states.clone();
+        let ctx = JobContext::new(Box::new(move |s, why| lock(&seen).push((s, why))), true);
+        assert_eq!(ctx.recover(Error::corrupt("other"), here).unwrap_err().kind(), ErrorKind::Corrupt);
+        let other = ctx.clone();
+        let thread = std::thread::spawn(move || other.recover(full(), here));
+        while ctx.parked() == 0 {
+            std::thread::yield_now();
+        }
+        ctx.ask_resume();
+        thread.join().unwrap().unwrap();
+        let states = lock(&states);
+        assert_eq!(states.iter().map(|(s, _)| *s).collect::<Vec<_>>(), [JobState::Paused, JobState::Running]);
+        assert!(states[0].1.as_ref().unwrap().contains("no space left"));
     }
 }

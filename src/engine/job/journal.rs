@@ -108,7 +108,7 @@ impl Journal {
                 .hint("see `cowshed jobs list`"));
         }
         let earlier = self.load(&key).map(|r| (r.durable, r.state));
-        Ok(Mark { journal: self.clone(), key, spec: spec.clone(), earlier, _lock: lock })
+        Ok(Mark { journal: self.clone(), key, spec: spec.clone().absolute(), earlier, _lock: lock })
     }
 }
 
@@ -123,6 +123,10 @@ pub struct Mark {
 }
 
 impl Mark {
+    /// The record's key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
     /// What an earlier process left: its durable point and the operation's state.
     pub fn earlier(&self) -> Option<(u64, serde_json::Value)> {
         self.earlier.clone()
@@ -160,6 +164,10 @@ impl Mark {
 }
 
 impl Record {
+    /// What to submit so that it goes on where it was durable.
+    pub fn resumed(&self) -> JobSpec {
+        self.spec.clone().resumed()
+    }
     /// The state to show it in: at work somewhere, or waiting to be resumed.
     pub fn shown_state(&self) -> JobState {
         if self.alive { JobState::Running } else { JobState::Paused }

@@ -13,6 +13,7 @@ pub mod control;
 pub mod history;
 pub mod journal;
 pub mod progress;
+pub mod remote;
 pub mod runner;
 pub mod state;
 

@@ -59,6 +59,8 @@ pub struct JobView {
     pub state: JobState,
     /// Why it waits or is paused, where the state does not say.
     pub why: Option<String>,
+    /// The key of its journal record, when it keeps one.
+    pub key: Option<String>,
     /// Its priority.
     pub priority: i32,
     /// Its limit in bytes per second; 0 is none.
@@ -468,6 +470,7 @@ fn view(id: JobId, job: &Job) -> JobView {
         spec: job.spec.clone(),
         state: job.state,
         why: job.why.clone(),
+        key: job.context.key(),
         priority: job.priority,
         limit: job.context.limit(),
         plan: job.plan.clone(),

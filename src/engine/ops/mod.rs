@@ -46,6 +46,24 @@ impl JobSpec {
             JobSpec::Convert(_) => "convert",
         }
     }
+    /// The same with absolute paths: for the journal, which is read from any folder.
+    pub fn absolute(self) -> JobSpec {
+        match self {
+            JobSpec::Convert(spec) => JobSpec::Convert(spec.absolute()),
+        }
+    }
+    /// The same, going on where an earlier run was durable. What cannot be resumed begins anew.
+    pub fn resumed(self) -> JobSpec {
+        match self {
+            JobSpec::Convert(spec) => JobSpec::Convert(convert::ConvertSpec { resume: true, ..spec }),
+        }
+    }
+    /// Removes what an unfinished run left, `state` being what it noted in the journal.
+    pub fn discard(&self, state: &serde_json::Value) -> Result<()> {
+        match self {
+            JobSpec::Convert(spec) => convert::discard(spec, state),
+        }
+    }
     /// Makes the plan and does nothing else: what `--dry-run` and the confirm dialog show.
     pub fn plan(&self) -> Result<Plan> {
         self.operation().plan()

@@ -183,10 +183,17 @@ fn attend<W: Work>(work: &W, shared: &Shared<'_>, from: u64, pace: Pace) {
     let (mut settled, mut last) = (from, Instant::now());
     loop {
         let state = shared.lock();
+        let done = state.busy.first().copied().unwrap_or(state.cursor);
         if state.workers == 0 {
+            // A chunk that failed stays among the busy ones, so what is before the first of them is complete.
+            let full = state.error.as_ref().is_some_and(|e| e.kind() == ErrorKind::NoSpace);
+            drop(state);
+            if pace.settle_every.is_some() && done > settled && (full || shared.job.leaving()) {
+                // When this fails as well, the earlier point stands.
+                let _ = work.settle(done);
+            }
             return;
         }
-        let done = state.busy.first().copied().unwrap_or(state.cursor);
         let (live, failed) = (state.workers, state.error.is_some());
         let due = pace.settle_every.is_some_and(|t| last.elapsed() >= t);
         let parked = shared.job.pausing() && shared.job.parked() >= live;

@@ -55,6 +55,11 @@ impl Convert {
     }
 }
 
+/// Removes what an unfinished conversion left; `state` is what it noted in the journal.
+pub fn discard(spec: &ConvertSpec, state: &serde_json::Value) -> Result<()> {
+    run::discard(spec, state)
+}
+
 /// The folder a file of that name lies in.
 pub(super) fn folder(path: &Path) -> PathBuf {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf()

@@ -17,6 +17,7 @@ use crate::engine::job::JobContext;
 use crate::engine::ops::Outcome;
 use crate::engine::ops::pipeline::{self, Pace};
 use crate::engine::ops::plan::Plan;
+use crate::engine::ops::stage::Stage;
 
 /// Time between durable points. Each costs a flush, which the disk must do sooner or later anyway.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -53,7 +54,7 @@ pub(super) fn run(spec: &ConvertSpec, plan: &Plan, job: &JobContext, kept: &Atom
     job.log(format!("{}: {} bytes of data on a disk of {}", plan.title, plan.read_bytes, sources.size()));
 
     let state = State {
-        plan: ConvertSpec { resume: false, threads: None, rate: None, ..spec.clone() },
+        plan: essence(spec),
         sources: fingerprint(&sources),
         partial: crate::engine::ops::stage::partial_name(&spec.target),
         extras: target.extras(),
@@ -118,6 +119,11 @@ pub(super) fn run(spec: &ConvertSpec, plan: &Plan, job: &JobContext, kept: &Atom
     Ok(outcome)
 }
 
+/// What decides the result.
+fn essence(spec: &ConvertSpec) -> ConvertSpec {
+    ConvertSpec { resume: false, threads: None, rate: None, ..spec.clone().absolute() }
+}
+
 fn fingerprint(sources: &Sources) -> Vec<(PathBuf, u64, u64, u64, i64, i64)> {
     sources.fingerprint().into_iter().map(|(p, id, len, s, ns)| (p, id.dev, id.ino, len, s, ns)).collect()
 }
@@ -155,8 +161,7 @@ fn resumed(spec: &ConvertSpec, sources: &Sources, backing: Option<NewBacking>, j
 /// Compares what the journal has with what is asked now.
 fn check(spec: &ConvertSpec, sources: &Sources, state: &serde_json::Value) -> Result<State, String> {
     let old: State = serde_json::from_value(state.clone()).map_err(|e| format!("the journal is not understood ({e})"))?;
-    let now = ConvertSpec { resume: false, threads: None, rate: None, ..spec.clone() };
-    if old.plan != now {
+    if old.plan != essence(spec) {
         return Err("the earlier run was asked for something else".into());
     }
     let fresh = fingerprint(sources);
@@ -167,6 +172,20 @@ fn check(spec: &ConvertSpec, sources: &Sources, state: &serde_json::Value) -> Re
         return Err("the source consists of other files now".into());
     }
     Ok(old)
+}
+
+/// Removes the partial files an unfinished run left.
+pub(super) fn discard(spec: &ConvertSpec, state: &serde_json::Value) -> Result<()> {
+    let extras = serde_json::from_value::<State>(state.clone()).map(|s| s.extras).unwrap_or_default();
+    // Opened and dropped: a stage that is not committed removes its files, and one that another process has is refused.
+    match Stage::resume(&spec.target, &extras, Vec::new()) {
+        Ok(mut stage) => {
+            stage.keep(false);
+            Ok(())
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
 }
 
 /// An error of ours for a target that does not hold what was written.

@@ -88,6 +88,15 @@ impl ConvertSpec {
         }
     }
 
+    /// The same with absolute paths, so that it means the same from any folder.
+    pub fn absolute(mut self) -> Self {
+        let full = |p: &PathBuf| std::path::absolute(p).unwrap_or_else(|_| p.clone());
+        self.sources = self.sources.iter().map(full).collect();
+        self.roots = self.roots.iter().map(full).collect();
+        self.target = full(&self.target);
+        self
+    }
+
     /// What it does, in a line.
     pub fn title(&self) -> String {
         let name = |p: &Path| p.file_name().unwrap_or(p.as_os_str()).to_string_lossy().into_owned();
