@@ -263,7 +263,8 @@ fn cancelled_after_its_process_is_gone() {
     let dir = dir();
     std::fs::write(dir.path().join("src"), noise(1, 8 << 20)).unwrap();
     let mut child = program(dir.path()).args(["convert", "-f", "raw", "-r", "2M", "src", "out"]).spawn().unwrap();
-    until("it is listed", || !listed(dir.path()).is_empty() && dir.path().join(".out.cowshed-partial").exists());
+    let journal = Journal::new(dir.path().join("s/cowshed/jobs"));
+    until("noted", || !journal.unfinished().is_empty() && dir.path().join(".out.cowshed-partial").exists());
     child.kill().unwrap();
     child.wait().unwrap();
     let key = listed(dir.path())[0]["id"].as_str().unwrap().to_string();
