@@ -99,7 +99,8 @@ fn line(line: &Line) {
     let dir = dir();
     let out = dir.path().join("out").display().to_string();
     let args = |more: &[&str]| -> Vec<String> {
-        let words = ["convert"].iter().chain(line.args).chain(more).chain([&line.source.as_str(), &out.as_str()]);
+        let files = [line.source.as_str(), out.as_str()];
+        let words = ["convert"].iter().chain(line.args).chain(more).chain(&files);
         words.map(|w| (*w).to_string()).collect()
     };
     let sizes = std::cell::RefCell::new(Vec::new());
