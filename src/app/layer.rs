@@ -11,6 +11,14 @@ use super::model::{Model, Screen};
 use crate::engine::error::Result as Outcome;
 use crate::engine::ops::plan::Plan;
 
+/// What can become of running jobs when a person quits.
+pub const QUIT_CHOICES: [&str; 4] = [
+    "wait for them, then quit",
+    "leave them and quit; what is durable of them can be resumed",
+    "cancel them and quit; what they had written is removed",
+    "stay",
+];
+
 /// A layer.
 #[derive(Debug, Clone)]
 pub enum Layer {

@@ -147,6 +147,8 @@ pub struct Model {
     pub done: bool,
     /// Something visible changed since the last drawing.
     pub dirty: bool,
+    /// Jobs that still run are left so that they can be resumed.
+    pub leave_jobs: bool,
     /// The signal that ended it.
     pub signal: Option<i32>,
 }

@@ -75,7 +75,7 @@ pub fn run(options: Options) -> Result<u8> {
     input::spawn(outbox)?;
     let ended = runtime::run(model, &mut tty, inbox, &mut workers);
     // A job that can be resumed is left so when a signal ends us; when a person said quit, it was said what becomes of them.
-    workers.jobs.shut_down(ended.as_ref().map_or(true, |m| m.signal.is_some()));
+    workers.jobs.shut_down(ended.as_ref().map_or(true, |m| m.signal.is_some() || m.leave_jobs));
     drop(tty);
     let model = ended.op("draw on the terminal")?;
     if let Some(file) = session_file {

@@ -12,7 +12,7 @@ use crossterm::terminal::{
     enable_raw_mode,
 };
 use crossterm::{execute, queue};
-use ratatui::backend::CrosstermBackend;
+use ratatui::backend::{Backend as _, CrosstermBackend};
 
 use super::caps::Caps;
 use super::clipboard;
@@ -57,7 +57,16 @@ impl Tty {
         if self.mouse {
             execute!(out, Print(MOUSE_ON))?;
         }
-        self.screen.clear()
+        self.forget()
+    }
+
+    /// Clears the screen and what ratatui believes is on it. Its own `clear` asks the terminal where the cursor is, and that answer
+    /// would go to the thread that reads keys.
+    fn forget(&mut self) -> io::Result<()> {
+        self.screen.backend_mut().clear()?;
+        // Both buffers are empty after this: the one drawn last, and the one to draw on.
+        self.screen.swap_buffers();
+        Ok(())
     }
 
     fn send(&mut self, text: &str) -> io::Result<()> {
@@ -108,7 +117,7 @@ impl Terminal for Tty {
         Ok(hits)
     }
     fn repaint(&mut self) -> io::Result<()> {
-        self.screen.clear()
+        self.forget()
     }
     fn suspend(&mut self) -> io::Result<()> {
         leave();

@@ -132,6 +132,8 @@ fn ctrl_z_gives_the_shell_back_and_fg_comes_back() {
     t.keys(&["Enter"]);
     t.wait_for("5 images");
     assert!(t.flag("alternate_on"));
+    t.keys(&["C-l"]);
+    t.wait_for("5 images");
     t.keys(&["j", "q"]);
     t.wait_for("$");
     assert!(!t.flag("alternate_on"));
@@ -184,6 +186,10 @@ fn ascii_and_no_color_are_honoured() {
     t.wait_for("5 images");
     let screen = t.screen();
     assert!(screen.is_ascii(), "{screen}");
+    // 30 to 38, 40 to 48 and 90 to 107 set colours; 39 and 49 take them away.
     let styled = t.styled();
-    assert!(!styled.contains("\x1b[3") && !styled.contains(";3") && !styled.contains("\x1b[4m\x1b[3"), "colours in {styled:?}");
+    let codes = styled.split("\x1b[").skip(1).filter_map(|s| s.split_once('m')).flat_map(|(codes, _)| codes.split(';'));
+    let coloured: Vec<&str> = codes.filter(|c| c.parse().is_ok_and(|n: u32| matches!(n, 30..=38 | 40..=48 | 90..=107))).collect();
+    assert!(coloured.is_empty(), "colours {coloured:?}");
+    assert!(styled.contains("\x1b[1m"), "but bold is there");
 }

@@ -39,6 +39,14 @@ fn load_page(m: &mut Model) -> Option<Effect> {
     Some(Effect::LoadPage(PageRequest { generation: m.page.generation, path, roots: roots(m) }))
 }
 
+/// The file of the page that is shown changed since it was read: read it again, behind what is shown.
+pub(super) fn changed(m: &mut Model) -> Option<Effect> {
+    let (data, path) = (m.page.loaded()?, m.page.path.as_ref()?);
+    let entry = m.library.data.at(path).filter(|_| m.screen == Screen::Image)?;
+    let same = entry.modified() == data.modified && entry.file_len() == data.len;
+    if same { None } else { load_page(m) }
+}
+
 pub(super) fn page_loaded(m: &mut Model, loaded: PageLoaded) -> Vec<Effect> {
     if loaded.generation == m.page.generation {
         if loaded.page.is_err() {

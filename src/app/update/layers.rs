@@ -7,7 +7,7 @@ use crate::app::action::Action;
 use crate::app::effect::Effect;
 use crate::app::input::Input;
 use crate::app::key::Key;
-use crate::app::layer::Layer;
+use crate::app::layer::{Layer, QUIT_CHOICES};
 use crate::app::message::Level;
 use crate::app::model::{Model, Screen};
 use crate::engine::units::parse_size;
@@ -175,12 +175,12 @@ fn convert(m: &mut Model, mut form: Box<crate::app::layer::Convert>, key: Key) -
     Vec::new()
 }
 
-/// Quitting while jobs run: wait for them, cancel them, or stay.
+/// Quitting while jobs run: one of [`QUIT_CHOICES`].
 fn quit(m: &mut Model, at: usize, key: Key) -> Vec<Effect> {
     let at = match key.code {
         KeyCode::Esc | KeyCode::Char('q') => return Vec::new(),
         KeyCode::Up | KeyCode::Left | KeyCode::Char('k' | 'h') => at.saturating_sub(1),
-        KeyCode::Down | KeyCode::Right | KeyCode::Tab | KeyCode::Char('j' | 'l') => (at + 1).min(2),
+        KeyCode::Down | KeyCode::Right | KeyCode::Tab | KeyCode::Char('j' | 'l') => (at + 1).min(QUIT_CHOICES.len() - 1),
         KeyCode::Enter => return choose_quit(m, at),
         _ => at,
     };
@@ -188,7 +188,7 @@ fn quit(m: &mut Model, at: usize, key: Key) -> Vec<Effect> {
     Vec::new()
 }
 
-/// The choices of the quit dialog.
+/// What one of [`QUIT_CHOICES`] does.
 pub(super) fn choose_quit(m: &mut Model, at: usize) -> Vec<Effect> {
     match at {
         0 => {
@@ -197,8 +197,9 @@ pub(super) fn choose_quit(m: &mut Model, at: usize) -> Vec<Effect> {
             m.jobs.quit_when_done = true;
             Vec::new()
         }
-        1 => {
+        1 | 2 => {
             m.done = true;
+            m.leave_jobs = at == 1;
             vec![Effect::Quit]
         }
         _ => Vec::new(),

@@ -164,6 +164,8 @@ pub(super) fn loaded(m: &mut Model, snapshot: Snapshot) -> Vec<Effect> {
     if done {
         m.pending = None;
     }
+    let mut effects = effects;
+    effects.extend(super::image::changed(m));
     effects
 }
 

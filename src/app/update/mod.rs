@@ -132,6 +132,8 @@ pub fn run(m: &mut Model, action: Action) -> Vec<Effect> {
         Action::PreviousPane => turn_pane(m, -1),
         Action::Go(screen) => go(m, screen),
         Action::Back => back(m),
+        // Pressed again while it asks: the safe way out.
+        Action::Interrupt if matches!(m.layer(), Some(Layer::Quit(_))) => layers::choose_quit(m, 1),
         Action::Quit | Action::Interrupt => quit(m),
         Action::Suspend => vec![Effect::Suspend],
         Action::Redraw => vec![Effect::Repaint],

@@ -14,7 +14,7 @@ use super::theme::Role;
 use super::{Canvas, frame};
 use crate::app::hits::Hit;
 use crate::app::input::Input;
-use crate::app::layer::Layer;
+use crate::app::layer::{Layer, QUIT_CHOICES};
 
 /// Draws a layer over the whole screen's area.
 pub fn draw(c: &mut Canvas<'_>, screen: Rect, layer: &Layer) {
@@ -81,11 +81,10 @@ fn go_to(c: &mut Canvas<'_>, screen: Rect, typed: &Input, why: Option<&str>) {
 
 fn quit(c: &mut Canvas<'_>, screen: Rect, at: usize) {
     let live = c.m.live_jobs();
-    let area = open(c, screen, 64, 9, "Quit?");
+    let area = open(c, screen, 72, 10, "Quit?");
     let text = if live == 1 { "A job is still running.".to_string() } else { format!("{live} jobs are still running.") };
     c.put(area, 0, 0, &text, Role::Text);
-    let choices = ["wait for them, then quit", "cancel them and quit; what they had written is removed", "stay"];
-    for (i, choice) in (0u16..).zip(choices) {
+    for (i, choice) in (0u16..).zip(QUIT_CHOICES) {
         let line = Rect { y: area.y + 2 + i, height: 1, ..area };
         c.put(line, 1, 0, choice, Role::Text);
         c.hits.add(line, Hit::Item(usize::from(i)));
@@ -93,7 +92,7 @@ fn quit(c: &mut Canvas<'_>, screen: Rect, at: usize) {
             paint_row(c.buf, line, 0, c.look.style(Role::Select));
         }
     }
-    hints(c, area, 6, &[("Enter", "choose"), ("Esc", "stay")]);
+    hints(c, area, 7, &[("Enter", "choose"), ("Ctrl-c", "leave them"), ("Esc", "stay")]);
 }
 
 fn text(c: &mut Canvas<'_>, screen: Rect, title: &str, lines: &[String], top: usize) {

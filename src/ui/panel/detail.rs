@@ -92,7 +92,7 @@ fn group(c: &Canvas<'_>, kind: &NodeKind) -> Vec<Line<'static>> {
     out
 }
 
-fn entry(c: &Canvas<'_>, e: &Entry, room: usize) -> Vec<Line<'static>> {
+pub(super) fn entry(c: &Canvas<'_>, e: &Entry, room: usize) -> Vec<Line<'static>> {
     let lib = &c.m.library;
     let data = &lib.data;
     let s = c.look.symbols;

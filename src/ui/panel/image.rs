@@ -39,7 +39,15 @@ pub fn draw(c: &mut Canvas<'_>, area: Rect) {
                 y += 1;
             }
             if let Some(hint) = e.advice() {
-                c.put(body, 3, y + 1, &printable(hint), Role::Text);
+                c.put(body, 3, y, &printable(hint), Role::Text);
+                y += 1;
+            }
+            // What the library saw of it all the same: what it may be, who stands on it, which others have its name.
+            if let Some(entry) = c.m.library.data.at(&file) {
+                let lines = super::detail::entry(c, entry, usize::from(body.width.saturating_sub(6)));
+                for (y, line) in (y + 1..body.height).zip(&lines) {
+                    put_line(c.buf, body, 3, y, line);
+                }
             }
             c.pane(Pane::Facts, body, 0);
         }
