@@ -299,3 +299,70 @@ fn a_session_is_taken_up_where_it_was_left() {
     assert_eq!((on(&fresh), fresh.library.sort, fresh.library.grouping), (selected, m.library.sort, m.library.grouping));
     assert_eq!(shown(&fresh), shown(&m));
 }
+
+/// A job in a state, as the runner would show it.
+fn job(m: &mut Model, state: crate::engine::job::JobState) {
+    use crate::engine::job::{JobId, JobView};
+    use crate::engine::ops::{JobSpec, convert::ConvertSpec};
+    let spec = JobSpec::Convert(ConvertSpec::new("/a.qcow2", "/a.raw", crate::engine::format::Format::Raw));
+    let view = JobView {
+        id: JobId(1),
+        title: spec.title(),
+        spec,
+        state,
+        why: None,
+        priority: 0,
+        limit: 0,
+        plan: None,
+        progress: Default::default(),
+        outcome: None,
+        error: None,
+        submitted: std::time::UNIX_EPOCH,
+        ended: None,
+    };
+    update(m, Message::Jobs(vec![crate::app::state::jobs::JobRow { view, samples: Vec::new(), log: Vec::new() }]));
+}
+
+#[test]
+fn quitting_with_live_jobs_asks() {
+    use crate::engine::job::JobState;
+    for (typed, done, leave) in [
+        ("q", false, false),
+        ("q esc", false, false),
+        ("q enter", false, false),
+        ("q j enter", true, true),
+        ("q j j enter", true, false),
+        ("q j j j enter", false, false),
+        ("ctrl-c ctrl-c", true, true),
+        ("/ x ctrl-c ctrl-c", true, true),
+    ] {
+        let mut m = start();
+        job(&mut m, JobState::Running);
+        keys(&mut m, typed);
+        assert_eq!((m.done, m.leave_jobs), (done, leave), "{typed}");
+    }
+    // Waiting ends when the last job does.
+    let mut m = start();
+    job(&mut m, JobState::Running);
+    keys(&mut m, "q enter");
+    job(&mut m, JobState::Done);
+    assert!(m.done);
+    // Nothing is asked when nothing runs.
+    let mut m = start();
+    job(&mut m, JobState::Done);
+    keys(&mut m, "q");
+    assert!(m.done);
+}
+
+#[test]
+fn a_job_is_paused_resumed_and_cancelled_from_its_panel() {
+    use crate::engine::job::{JobId, JobState};
+    let mut m = start();
+    job(&mut m, JobState::Running);
+    assert_eq!(keys(&mut m, "4 space x"), [Effect::PauseJob(JobId(1), true), Effect::CancelJob(JobId(1))]);
+    job(&mut m, JobState::Paused);
+    assert_eq!(keys(&mut m, "space"), [Effect::PauseJob(JobId(1), false)]);
+    job(&mut m, JobState::Done);
+    assert_eq!(keys(&mut m, "x D"), [Effect::ForgetJobs]);
+    assert_eq!(m.notice.unwrap().text, "cancel: this job has ended");
+}
