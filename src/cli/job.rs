@@ -49,6 +49,11 @@ pub(super) struct JobArgs {
 }
 
 impl JobArgs {
+    /// Only the plan was asked for.
+    pub(super) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
     fn shown(&self, quiet: bool) -> Shown {
         match self.progress.as_deref() {
             Some("json") => Shown::Json,

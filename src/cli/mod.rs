@@ -61,6 +61,8 @@ verbs! {
     check Check,
     compare Compare,
     convert Convert,
+    create Create,
+    dd Dd,
     demo Demo,
     formats Formats,
     info Info,
@@ -69,6 +71,7 @@ verbs! {
     ls Ls,
     map Map,
     measure Measure,
+    resize Resize,
     scan Scan,
 }
 

@@ -63,10 +63,7 @@ pub(super) fn help(out: &mut Out, format: Format) -> std::io::Result<()> {
 /// `options` checked against those `format` has.
 pub(super) fn checked(format: Format, options: Vec<(String, String)>) -> Result<CreateSpec> {
     let spec = CreateSpec { options, ..CreateSpec::default() };
-    // A format that cannot be created yet has no options to check against.
-    if !format.entry().options.is_empty() {
-        spec.check(format, format.entry().options)?;
-    }
+    spec.check(format, format.entry().options)?;
     Ok(spec)
 }
 

@@ -5,11 +5,15 @@
 pub mod check;
 pub mod compare;
 pub mod convert;
+pub mod create;
+pub mod dd;
+pub mod edit;
 pub mod inspect;
 pub mod map;
 pub mod measure;
 pub mod pipeline;
 pub mod plan;
+pub mod resize;
 pub mod snapshot;
 pub mod stage;
 
@@ -25,6 +29,12 @@ use plan::Plan;
 pub enum JobSpec {
     /// Copies a disk into a new image of any format.
     Convert(convert::ConvertSpec),
+    /// Makes a new, empty image.
+    Create(create::ImageSpec),
+    /// Copies a piece of a disk.
+    Dd(dd::DdSpec),
+    /// Changes the virtual size.
+    Resize(resize::ResizeSpec),
 }
 
 impl JobSpec {
@@ -32,18 +42,27 @@ impl JobSpec {
     pub fn operation(&self) -> Box<dyn Operation> {
         match self {
             JobSpec::Convert(spec) => Box::new(convert::Convert::new(spec.clone())),
+            JobSpec::Create(spec) => Box::new(create::Create::new(spec.clone())),
+            JobSpec::Dd(spec) => Box::new(dd::Dd::new(spec.clone())),
+            JobSpec::Resize(spec) => Box::new(resize::Resize::new(spec.clone())),
         }
     }
     /// What it does, in a line. May hold names from outside: print it through `units::printable`.
     pub fn title(&self) -> String {
         match self {
             JobSpec::Convert(spec) => spec.title(),
+            JobSpec::Create(spec) => spec.title(),
+            JobSpec::Dd(spec) => spec.title(),
+            JobSpec::Resize(spec) => spec.title(),
         }
     }
     /// The verb: `convert`, …
     pub fn verb(&self) -> &'static str {
         match self {
             JobSpec::Convert(_) => "convert",
+            JobSpec::Create(_) => "create",
+            JobSpec::Dd(_) => "dd",
+            JobSpec::Resize(_) => "resize",
         }
     }
     /// The same with absolute paths: for the journal, which is read from any folder.

@@ -15,6 +15,7 @@ use crate::engine::io::direct::Direct;
 use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::locks::{self, Guard, LockMode};
+use crate::engine::ops::edit::{self, Editing, InPlace};
 use crate::engine::ops::stage::Stage;
 
 /// The target of a running conversion.
@@ -30,18 +31,6 @@ pub(super) struct Target {
 enum Place {
     New(Box<Stage>),
     Existing(PathBuf, WriteDevice, #[allow(dead_code)] Guard),
-}
-
-/// A block device, or a file that stays in its place: there are no further files.
-struct InPlace(WriteDevice);
-
-impl NewFiles for InPlace {
-    fn image(&self) -> WriteDevice {
-        self.0.clone()
-    }
-    fn extra(&self, name: &str) -> Result<WriteDevice> {
-        Err(Error::usage(format!("this kind of image needs a further file ({name}), which cannot stand beside a block device")))
-    }
 }
 
 impl Target {
@@ -66,7 +55,7 @@ impl Target {
         };
         wanted.check(spec.format, spec.format.entry().options)?;
         if std::fs::metadata(&spec.target).is_ok_and(|m| m.file_type().is_block_device()) {
-            let (dev, guard) = device(&spec.target)?;
+            let (dev, guard) = edit::hold(&spec.target)?;
             let writer = create(&wanted, &InPlace(dev.clone())).path(&spec.target)?;
             // A format writes tables that say what is zero; the plain bytes of a device are what they were.
             let blank = spec.target_is_zero || spec.format != crate::engine::format::Format::Raw;
@@ -79,22 +68,8 @@ impl Target {
 
     /// `-n`: the image that is there.
     fn existing(spec: &ConvertSpec, size: u64) -> Result<Target> {
-        let open = spec
-            .format
-            .entry()
-            .open_write
-            .ok_or_else(|| Error::unsupported(format!("cowshed does not write into {} images", spec.format)))?;
-        // What it stands on is read through while it is written; the image itself is opened once more below, locked.
         let gate = spec.roots.iter().fold(Gate::around(&spec.target), |g, r| g.allow(r)).follow(spec.follow);
-        let options = OpenOptions { format: Some(spec.format), gate: Some(gate.clone()), ..OpenOptions::default() };
-        let chain = Chain::open(&spec.target, &options)?;
-        chain.disk()?;
-        let layers = chain.layers.get(1..).unwrap_or_default().to_vec();
-        let below = (!layers.is_empty()).then(|| Below(Arc::new(Disk::new(layers))));
-        let (dev, guard) = device(&spec.target)?;
-        let source = Source { dev: dev.clone(), path: spec.target.clone(), gate: gate.clone() };
-        let other: OpenOther = Arc::new(move |from, name| Ok(Arc::new(Direct::for_writing(gate.open_rw(from, name)?))));
-        let writer = open(WriteSource { dev: dev.clone(), source, below, other }).path(&spec.target)?;
+        let Editing { writer, dev, guard } = edit::open(&spec.target, Some(spec.format), &gate)?;
         if writer.size() < size {
             return Err(Error::usage(format!("the target holds {} bytes and {size} are to be written", writer.size()))
                 .op("convert")
@@ -159,11 +134,4 @@ impl Target {
             Place::Existing(path, dev, _) => dev.flush().map(|()| vec![path]),
         }
     }
-}
-
-/// The existing file or device at `path`, held for writing.
-fn device(path: &std::path::Path) -> Result<(WriteDevice, Guard)> {
-    let dev = FileDevice::open_rw(path)?;
-    let guard = locks::lock(&dev, LockMode::Resize)?;
-    Ok((Arc::new(Direct::for_writing(dev)), guard))
 }

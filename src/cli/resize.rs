@@ -1,0 +1,99 @@
+//! `cowshed resize`: another virtual size, in place.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::job::JobArgs;
+use super::out::Out;
+use super::{Failure, Verb};
+use crate::engine::error::{Error, Result};
+use crate::engine::format::Format;
+use crate::engine::ops::JobSpec;
+use crate::engine::ops::resize::{Change, Preallocation, ResizeSpec};
+use crate::engine::units::parse_size;
+
+/// Give an image another virtual size, in place
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    cowshed resize disk.qcow2 +10G\n  \
+    cowshed resize --dry-run --shrink disk.raw 20G\n  \
+    cowshed resize --shrink disk.qcow2 -1G")]
+pub(super) struct Args {
+    /// Format of the image (default: recognised by its content)
+    #[arg(short, long, value_name = "FMT")]
+    format: Option<String>,
+
+    /// Let it become smaller: what lies beyond the new end is lost
+    #[arg(long)]
+    shrink: bool,
+
+    /// What to reserve of the new part
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = Mode::Off)]
+    preallocation: Mode,
+
+    /// Open files named inside the image wherever they are
+    #[arg(long)]
+    follow: bool,
+
+    /// QEMU's way to give a secret
+    #[arg(long, value_name = "OBJDEF")]
+    object: Vec<String>,
+
+    /// Not supported: images are files, named by their path
+    #[arg(long, hide = true)]
+    image_opts: bool,
+
+    #[command(flatten)]
+    job: JobArgs,
+
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    image: PathBuf,
+
+    /// The new size, or by how much it grows (+) or shrinks (-)
+    #[arg(value_name = "[+-]SIZE", allow_hyphen_values = true)]
+    size: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    Off,
+    Metadata,
+    Falloc,
+    Full,
+}
+
+impl Args {
+    fn spec(&self) -> Result<ResizeSpec> {
+        if self.image_opts {
+            return Err(Error::usage("--image-opts is not supported").hint("name the image by its path, and its format with -f"));
+        }
+        let change = match (self.size.strip_prefix('+'), self.size.strip_prefix('-')) {
+            (Some(more), _) => Change::By(parse_size(more)?),
+            (_, Some(less)) => Change::Less(parse_size(less)?),
+            _ => Change::To(parse_size(&self.size)?),
+        };
+        let mut spec = ResizeSpec::new(&self.image, change);
+        spec.format = self.format.as_deref().map(Format::parse).transpose()?;
+        spec.shrink = self.shrink;
+        spec.follow = self.follow;
+        spec.preallocation = match self.preallocation {
+            Mode::Off => Preallocation::Off,
+            Mode::Metadata => Preallocation::Metadata,
+            Mode::Falloc => Preallocation::Falloc,
+            Mode::Full => Preallocation::Full,
+        };
+        Ok(spec)
+    }
+}
+
+impl Verb for Args {
+    fn run(self, out: &mut Out) -> std::result::Result<u8, Failure> {
+        let code = self.job.run(JobSpec::Resize(self.spec()?), out)?;
+        if code == 0 && !out.quiet && !self.job.is_dry_run() {
+            out.line("Image resized.")?;
+        }
+        Ok(code)
+    }
+}
