@@ -179,7 +179,7 @@ fn left_to_be_resumed_it_goes_on_to_an_identical_result() {
     assert!(!record.alive && record.durable >= 4 << 20);
     let (second, _) = runner(options());
     let mut spec = record.spec;
-    let JobSpec::Convert(c) = &mut spec;
+    let JobSpec::Convert(c) = &mut spec else { panic!("a conversion") };
     c.resume = true;
     c.rate = None;
     let id = second.submit(spec, SubmitOptions::default());
@@ -205,7 +205,7 @@ fn a_changed_source_is_not_gone_on_with() {
     let new = noise(2, 16 << 20);
     std::fs::write(&src, &new).unwrap();
     let (second, _) = runner(options());
-    let JobSpec::Convert(mut spec) = convert(&src, &out, None);
+    let JobSpec::Convert(mut spec) = convert(&src, &out, None) else { panic!("a conversion") };
     spec.resume = true;
     let id = second.submit(JobSpec::Convert(spec), SubmitOptions::default());
     assert_eq!(second.wait(id, WAIT).unwrap().state, JobState::Done);

@@ -200,7 +200,7 @@ pub(super) fn run(m: &mut Model, action: Action) -> Vec<Effect> {
 pub(super) fn command_line(m: &Model) -> Option<String> {
     let path = shell_word(&m.subject()?.display().to_string());
     if let Some(Layer::Convert(form)) = m.layer() {
-        let crate::engine::ops::JobSpec::Convert(spec) = super::jobs::spec(m, form);
+        let crate::engine::ops::JobSpec::Convert(spec) = super::jobs::spec(m, form) else { return None };
         let words: Vec<String> = spec.command().iter().map(|w| shell_word(w)).collect();
         return Some(format!("cowshed {}", words.join(" ")));
     }

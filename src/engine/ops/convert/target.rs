@@ -6,15 +6,12 @@ use std::sync::Arc;
 
 use super::source::Sources;
 use super::spec::ConvertSpec;
-use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Source;
-use crate::engine::format::write::{Below, CreateSpec, DiskWriter, NewBacking, NewFiles, OpenOther, WriteSource};
+use crate::engine::format::write::{CreateSpec, DiskWriter, NewBacking, NewFiles, WriteSource};
 use crate::engine::io::WriteDevice;
-use crate::engine::io::direct::Direct;
-use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
-use crate::engine::io::locks::{self, Guard, LockMode};
+use crate::engine::io::locks::Guard;
 use crate::engine::ops::edit::{self, Editing, InPlace};
 use crate::engine::ops::stage::Stage;
 
