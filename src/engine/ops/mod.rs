@@ -69,24 +69,35 @@ impl JobSpec {
     pub fn absolute(self) -> JobSpec {
         match self {
             JobSpec::Convert(spec) => JobSpec::Convert(spec.absolute()),
+            JobSpec::Create(spec) => JobSpec::Create(create::ImageSpec { target: absolute(spec.target), ..spec }),
+            JobSpec::Dd(spec) => JobSpec::Dd(dd::DdSpec { input: absolute(spec.input), output: absolute(spec.output), ..spec }),
+            JobSpec::Resize(spec) => JobSpec::Resize(resize::ResizeSpec { image: absolute(spec.image), ..spec }),
         }
     }
     /// The same, going on where an earlier run was durable. What cannot be resumed begins anew.
     pub fn resumed(self) -> JobSpec {
         match self {
             JobSpec::Convert(spec) => JobSpec::Convert(convert::ConvertSpec { resume: true, ..spec }),
+            other => other,
         }
     }
     /// Removes what an unfinished run left, `state` being what it noted in the journal.
     pub fn discard(&self, state: &serde_json::Value) -> Result<()> {
         match self {
             JobSpec::Convert(spec) => convert::discard(spec, state),
+            // These leave nothing that a later run would go on with.
+            JobSpec::Create(_) | JobSpec::Dd(_) | JobSpec::Resize(_) => Ok(()),
         }
     }
     /// Makes the plan and does nothing else: what `--dry-run` and the confirm dialog show.
     pub fn plan(&self) -> Result<Plan> {
         self.operation().plan()
     }
+}
+
+/// `path` from the root on; unchanged where the current folder cannot be told.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 /// What an operation made.
