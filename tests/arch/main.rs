@@ -160,3 +160,29 @@ fn the_top_level_is_what_was_asked_for() {
         .collect();
     broken("at the top, but not asked for", found);
 }
+
+/// The table of formats in the README is the engine's. `COWSHED_BLESS=1 cargo test --test arch` writes it anew.
+#[test]
+fn the_readme_lists_what_the_engine_can() {
+    use cowshed::engine::format::FORMATS;
+    let mark = |b: bool| if b { "yes" } else { "–" };
+    let mut table = String::from(
+        "| format | read | write | create | resize | check | repair | snapshots | backing | compression | what it is |\n",
+    );
+    table.push_str("|---|---|---|---|---|---|---|---|---|---|---|\n");
+    for e in FORMATS {
+        let c = e.caps;
+        let cells =
+            [c.read, c.write, c.create, c.resize, c.check, c.repair, c.snapshots, c.backing, c.compression].map(mark).join(" | ");
+        table.push_str(&format!("| {} | {cells} | {} |\n", e.name, e.title));
+    }
+    let path = root().join("README.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let begin = "keeps it in step -->\n";
+    let (from, to) = (text.find(begin).unwrap() + begin.len(), text.find("<!-- /formats -->").unwrap());
+    if std::env::var_os("COWSHED_BLESS").is_some() {
+        std::fs::write(&path, format!("{}{table}{}", &text[..from], &text[to..])).unwrap();
+        return;
+    }
+    assert_eq!(&text[from..to], table, "README.md is out of step: COWSHED_BLESS=1 cargo test --test arch writes it anew");
+}
