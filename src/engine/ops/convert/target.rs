@@ -27,7 +27,8 @@ pub(super) struct Target {
 
 enum Place {
     New(Box<Stage>),
-    Existing(PathBuf, WriteDevice, #[allow(dead_code)] Guard),
+    /// A file or device written in place, held by the lock.
+    Existing(PathBuf, WriteDevice, #[expect(dead_code, reason = "held, never looked at")] Guard),
 }
 
 impl Target {
