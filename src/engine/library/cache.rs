@@ -1,7 +1,8 @@
 //! What is known between runs: for every file that was read its stamp and its facts, one JSON line each, in one file that the caller
 //! names. A cache that cannot be read, is damaged or of another version is no error: everything is read again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +32,8 @@ pub(super) struct Known {
 /// The cache in memory.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
-    known: HashMap<PathBuf, Known>,
+    /// By path; as a plain string, which is hashed faster than a path's parts.
+    known: HashMap<OsString, Known>,
 }
 
 /// One line.
@@ -113,7 +115,7 @@ impl Cache {
 
     /// What is known of the file at `path`, if it has not changed since, nor any file it consists of.
     pub(super) fn get(&self, path: &Path, stamp: Stamp) -> Option<&Known> {
-        let known = self.known.get(path).filter(|k| k.stamp == stamp)?;
+        let known = self.known.get(path.as_os_str()).filter(|k| k.stamp == stamp)?;
         let members = known.facts.iter().flat_map(|f| &f.members);
         let same = |m: &Member| std::fs::metadata(&m.path).is_ok_and(|now| Stamp::of(&now) == m.stamp);
         members.into_iter().all(same).then_some(known)
@@ -122,24 +124,31 @@ impl Cache {
     /// Keeps what reading a file said. Not kept: what may change without the file changing.
     pub(super) fn put(&mut self, path: PathBuf, known: Known) {
         if keeps(&known) {
-            self.known.insert(path, known);
+            self.known.insert(path.into(), known);
         } else {
-            self.known.remove(&path);
+            self.known.remove(path.as_os_str());
         }
     }
 
     /// Notes how many bytes of guest data the image at `path` stores, if it is known.
     pub(super) fn set_allocated(&mut self, path: &Path, stamp: Stamp, bytes: u64) -> bool {
-        match self.known.get_mut(path).filter(|k| k.stamp == stamp) {
+        match self.known.get_mut(path.as_os_str()).filter(|k| k.stamp == stamp) {
             Some(known) => known.allocated.replace(bytes) != Some(bytes),
             None => false,
         }
     }
 
     /// Forgets what lies below `roots` and is not in `seen`; says whether there was any.
-    pub(super) fn retain(&mut self, roots: &[PathBuf], seen: &std::collections::HashSet<PathBuf>) -> bool {
+    pub(super) fn retain(&mut self, roots: &[PathBuf], seen: &[PathBuf]) -> bool {
+        let below = |p: &OsStr| roots.iter().any(|r| Path::new(p).starts_with(r));
+        // Mostly nothing is gone, which is told by counting.
+        let known = seen.iter().filter(|p| self.known.contains_key(p.as_os_str())).count();
+        if known == self.known.len() {
+            return false;
+        }
         let before = self.known.len();
-        self.known.retain(|p, _| seen.contains(p) || !roots.iter().any(|r| p.starts_with(r)));
+        let seen: HashSet<&OsStr> = seen.iter().map(|p| p.as_os_str()).collect();
+        self.known.retain(|p, _| seen.contains(p.as_os_str()) || !below(p));
         self.known.len() != before
     }
 
@@ -176,12 +185,12 @@ impl Cache {
     }
 }
 
-fn parse(line: &str) -> Option<(PathBuf, Known)> {
+fn parse(line: &str) -> Option<(OsString, Known)> {
     let line: Line<'_> = serde_json::from_str(line).ok()?;
     let (dev, ino, len, mtime_ns, ctime_ns) = line.stamp;
     let facts = line.facts.map(|f| Arc::new(f.facts()));
     let stamp = Stamp { dev, ino, len, mtime_ns, ctime_ns };
-    Some((PathBuf::from(line.path.into_owned()), Known { stamp, facts, allocated: line.allocated }))
+    Some((line.path.into_owned().into(), Known { stamp, facts, allocated: line.allocated }))
 }
 
 fn keeps(known: &Known) -> bool {

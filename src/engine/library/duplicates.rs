@@ -29,7 +29,7 @@ pub struct Duplicates {
 /// Every group of duplicates. An image may be in several; the strongest sameness comes first.
 pub fn duplicates(library: &Library) -> Vec<Duplicates> {
     let mut entries: Vec<&Entry> = library.iter().filter(|e| e.part_of.is_none() && e.facts.format.is_some()).collect();
-    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    entries.sort_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
     let mut groups: BTreeMap<Sameness, Vec<EntryId>> = BTreeMap::new();
     for e in entries {
         let uuid = e.facts.identity.uuid.clone().map(Sameness::Uuid);

@@ -30,7 +30,7 @@ impl Library {
         let mut parts: HashMap<EntryId, EntryId> = HashMap::new();
         for e in self.iter() {
             for m in &e.facts.members {
-                if let Some(id) = self.by_path.get(&m.path).filter(|id| **id != e.id) {
+                if let Some(id) = self.by_path.get(m.path.as_os_str()).filter(|id| **id != e.id) {
                     parts.insert(*id, e.id);
                 }
             }
@@ -55,7 +55,7 @@ impl Library {
                 let mut link = self.lead(e, reference, &by_uuid);
                 if let Link::Missing(_, candidates) = &mut link {
                     let guesses = finder.get_or_insert_with(|| Finder::new(self)).guesses(&e.path, reference);
-                    let known = guesses.into_iter().filter_map(|g| Some((*self.by_path.get(&g.path)?, g)));
+                    let known = guesses.into_iter().filter_map(|g| Some((*self.by_path.get(g.path.as_os_str())?, g)));
                     candidates.extend(known.map(|(id, g)| Candidate { id, evidence: g.evidence, proven: g.proven }));
                 }
                 (e.id, link)
@@ -75,7 +75,7 @@ impl Library {
 
     /// Where `reference` of `child` leads.
     fn lead(&self, child: &Entry, reference: &BackingRef, by_uuid: &HashMap<&str, Vec<EntryId>>) -> Link {
-        let path = plain_target(&child.path, reference, |p| self.by_path.contains_key(p));
+        let path = plain_target(&child.path, reference, |p| self.by_path.contains_key(p.as_os_str()));
         let path: Option<PathBuf> = match (path, self.located.get(&child.path)) {
             (Some(path), _) => Some(path),
             (None, Some(Located::Path(path))) => Some(path.clone()),
@@ -83,7 +83,7 @@ impl Library {
             (None, None) => None,
         };
         let parent = match (&path, &reference.identity) {
-            (Some(path), _) => self.by_path.get(path).copied(),
+            (Some(path), _) => self.by_path.get(path.as_os_str()).copied(),
             // Known by its UUID alone: the one with the right modification first, else any.
             (None, ParentIdentity::VdiUuids { image, .. }) if reference.names.is_empty() => {
                 let all = by_uuid.get(image.as_str()).map_or(&[][..], Vec::as_slice);
@@ -205,7 +205,7 @@ impl Library {
         let mut uses: HashMap<EntryId, Vec<DomainUse>> = HashMap::new();
         for d in &self.domains {
             for (path, target) in &d.disks {
-                let mut at = self.by_path.get(path).copied();
+                let mut at = self.by_path.get(path.as_os_str()).copied();
                 let mut target = Some(target.clone());
                 for _ in 0..crate::engine::limits::MAX_CHAIN {
                     let Some(id) = at else { break };

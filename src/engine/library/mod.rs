@@ -19,6 +19,7 @@ mod users;
 mod walk;
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
@@ -58,9 +59,10 @@ pub struct Library {
     /// Domains that were found.
     pub domains: Vec<Domain>,
     slots: Vec<Option<Entry>>,
-    by_path: HashMap<PathBuf, EntryId>,
+    /// As plain strings, which are hashed faster than a path's parts.
+    by_path: HashMap<OsString, EntryId>,
     /// Ids of paths whose files went away, should they come back.
-    gone: HashMap<PathBuf, EntryId>,
+    gone: HashMap<OsString, EntryId>,
     located: HashMap<PathBuf, Located>,
     /// Which scan saw each slot last.
     seen: Vec<u32>,
@@ -78,7 +80,7 @@ impl Library {
     }
     /// The entry at `path` (a real path).
     pub fn at(&self, path: &Path) -> Option<&Entry> {
-        self.get(*self.by_path.get(path)?)
+        self.get(*self.by_path.get(path.as_os_str())?)
     }
     /// Every entry, members of other images too (see [`Entry::part_of`]), in the order they were found.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
@@ -116,14 +118,14 @@ impl Library {
                     let old = |e: &&Entry| self.seen.get(e.id.0 as usize) != Some(&self.scans);
                     let ids: Vec<EntryId> = self.iter().filter(old).map(|e| e.id).collect();
                     ids.into_iter().for_each(|id| self.remove(id));
-                    self.located.retain(|child, _| self.by_path.contains_key(child));
+                    self.located.retain(|child, _| self.by_path.contains_key(child.as_os_str()));
                 }
             }
         }
     }
 
     fn insert(&mut self, f: Found) {
-        let known = self.by_path.get(&f.path).copied().or_else(|| self.gone.remove(&f.path));
+        let known = self.by_path.get(f.path.as_os_str()).copied().or_else(|| self.gone.remove(f.path.as_os_str()));
         let id = known.unwrap_or_else(|| EntryId(u32::try_from(self.slots.len()).unwrap_or(u32::MAX)));
         let at = id.0 as usize;
         if at >= self.slots.len() {
@@ -152,13 +154,13 @@ impl Library {
             users: Vec::new(),
             path: f.path.clone(),
         });
-        self.by_path.insert(f.path, id);
+        self.by_path.insert(f.path.into(), id);
     }
 
     fn remove(&mut self, id: EntryId) {
         if let Some(e) = self.slots.get_mut(id.0 as usize).and_then(Option::take) {
-            self.by_path.remove(&e.path);
-            self.gone.insert(e.path, id);
+            self.by_path.remove(e.path.as_os_str());
+            self.gone.insert(e.path.into(), id);
         }
     }
 

@@ -1,7 +1,8 @@
 //! Where references lead that are no plain paths of images that were found: through links and odd spellings, to files that were not
 //! walked over, to nothing, or out of the gate. Looks at the disk; the rest of the graph does not.
 
-use std::collections::VecDeque;
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
 use super::scan::{Index, Located, ScanEvent};
@@ -26,27 +27,30 @@ fn is_plain(name: &str) -> bool {
 
 /// Resolves what is left, taking files in that images stand on, and tells where each leads.
 pub(super) fn resolve(crew: &Crew<'_>, gate: &Gate, index: &mut Index, sink: &mut dyn FnMut(ScanEvent)) {
-    let has_names = |p: &PathBuf, index: &Index| index.images.get(p).is_some_and(|(_, f)| f.backing.is_some());
-    let mut queue: VecDeque<PathBuf> = index.images.keys().filter(|p| has_names(p, index)).cloned().collect();
+    if !index.images.iter().any(|(_, _, f)| f.backing.is_some()) {
+        return;
+    }
+    let mut known: HashSet<OsString> = index.images.iter().map(|(p, ..)| p.clone().into()).collect();
     let mut located = Vec::new();
     let mut taken = 0;
-    while let Some(child) = queue.pop_front() {
+    let mut next = 0;
+    // What is taken in comes behind the others and has its turn too.
+    while let Some((child, root, facts)) = index.images.get(next).cloned() {
+        next += 1;
         if crew.cancelled() {
             return;
         }
-        let Some((root, facts)) = index.images.get(&child).cloned() else { continue };
         let Some(reference) = facts.backing.as_ref().filter(|r| !r.names.is_empty()) else { continue };
-        if plain_target(&child, reference, |p| index.images.contains_key(p)).is_some() {
+        if plain_target(&child, reference, |p| known.contains(p.as_os_str())).is_some() {
             continue;
         }
         let target = find(&child, reference, gate);
         if let Ok(path) = &target
-            && !index.images.contains_key(path)
             && taken < MAX_TAKEN
+            && known.insert(path.clone().into())
         {
             taken += 1;
             index.take(crew.referenced(path, root), sink);
-            queue.push_back(path.clone());
         }
         located.push((child, target.map_or_else(Located::Error, Located::Path)));
     }

@@ -4,7 +4,6 @@
 //! folders that hold copies or no images by their nature (see `SKIPPED`) are passed over. Hidden folders are walked: desktop tools
 //! keep machines below `~/.local`. A link to an image outside the roots is shown and not opened.
 
-use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -142,9 +141,9 @@ pub fn keep_allocated(cache_file: &Path, counted: &[(PathBuf, Stamp, u64)]) -> R
 #[derive(Default)]
 pub(super) struct Index {
     /// Every image, with its root and facts.
-    pub(super) images: HashMap<PathBuf, (usize, Arc<Facts>)>,
+    pub(super) images: Vec<(PathBuf, usize, Arc<Facts>)>,
     /// Every file walked over, image or not.
-    pub(super) seen: HashSet<PathBuf>,
+    pub(super) seen: Vec<PathBuf>,
     /// What was read and is not in the cache yet.
     pub(super) news: Vec<(PathBuf, Known)>,
 }
@@ -154,9 +153,8 @@ impl Index {
     pub(super) fn take(&mut self, news: News, sink: &mut dyn FnMut(ScanEvent)) {
         self.seen.extend(news.seen);
         self.news.extend(news.read);
-        for f in news.found.iter().filter(|f| f.kind == EntryKind::Image) {
-            self.images.insert(f.path.clone(), (f.root, f.facts.clone()));
-        }
+        let images = news.found.iter().filter(|f| f.kind == EntryKind::Image);
+        self.images.extend(images.map(|f| (f.path.clone(), f.root, f.facts.clone())));
         if !news.found.is_empty() {
             sink(ScanEvent::Found(news.found));
         }
