@@ -73,6 +73,7 @@ verbs! {
     measure Measure,
     resize Resize,
     scan Scan,
+    snapshot Snapshot,
 }
 
 /// A terminal workbench for virtual-machine disk images.

@@ -1,8 +1,20 @@
-//! Internal snapshots: what they cost is what deleting them gives back.
+//! Internal snapshots: what they cost is what deleting them gives back; changing them against a model, `qemu-img check` and cut
+//! power.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::common::{cowshed, dir, qemu_img, qemu_io, s, text};
+use cowshed::engine::error::ErrorKind;
+use cowshed::engine::format::Source;
+use cowshed::engine::format::qcow2::edit::{Editor, find};
+use cowshed::engine::io::fault::{Failure, Faulty, power_cuts};
+use cowshed::engine::io::file::FileDevice;
+use cowshed::engine::io::gate::Gate;
+
+use crate::common::{content, cowshed, dir, noise, qemu_content, qemu_img, qemu_io, run, s, text};
 
 /// Clusters with a refcount above zero, read straight from the refcount table (16-bit counts), in bytes.
 fn counted(image: &Path) -> u64 {
@@ -84,4 +96,311 @@ fn compressed_clusters_that_share_a_host_cluster_are_freed_together() {
     qemu_img(&format!("snapshot -d {name} {}", s(&copy)));
     assert_eq!(counted(&image) - counted(&copy), promised);
     assert!(promised > 0);
+}
+
+/// A folder in memory where there is one: no power is really cut.
+fn memory() -> tempfile::TempDir {
+    let builder = || tempfile::Builder::new().prefix("cowshed-test").to_owned();
+    builder().tempdir_in("/dev/shm").or_else(|_| builder().tempdir()).unwrap()
+}
+
+/// What `qemu-img check` says: 0 clean, 3 leaks; and its words.
+fn check(image: &Path) -> (i32, String) {
+    let out = Command::new("qemu-img").args(["check", "-f", "qcow2", s(image)]).output().unwrap();
+    (out.status.code().unwrap(), format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
+}
+
+fn clean(image: &Path, what: &str) {
+    let (code, said) = check(image);
+    assert_eq!(code, 0, "{what}: {said}");
+}
+
+fn editor(image: &Path) -> Editor {
+    let dev = Arc::new(FileDevice::open_rw(image).unwrap());
+    Editor::open(dev.clone(), Source { dev, path: image.to_path_buf(), gate: Gate::closed() }).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// What the disk was at snapshot `name`, as qemu-img reads it.
+fn at_snapshot(image: &Path, name: &str) -> Vec<u8> {
+    let raw = image.with_extension("at");
+    qemu_img(&format!("convert -l snapshot.name={name} -O raw {} {}", s(image), s(&raw)));
+    let bytes = std::fs::read(&raw).unwrap();
+    std::fs::remove_file(raw).unwrap();
+    bytes
+}
+
+fn names(image: &Path) -> Vec<String> {
+    let v: serde_json::Value =
+        serde_json::from_slice(&run("qemu-img", &["info", "-U", "--output=json", s(image)]).stdout).unwrap();
+    v["snapshots"].as_array().into_iter().flatten().map(|s| s["name"].as_str().unwrap().to_string()).collect()
+}
+
+#[test]
+fn random_steps_agree_with_a_model_and_with_qemu_img() {
+    let d = memory();
+    let image = d.path().join("x.qcow2");
+    let matrix = [
+        "compat=0.10,cluster_size=4k",
+        "cluster_size=512,refcount_bits=64",
+        "cluster_size=64k",
+        "cluster_size=4k,refcount_bits=2",
+        "cluster_size=4k,refcount_bits=4",
+        "cluster_size=4k,refcount_bits=8",
+        "cluster_size=16k,extended_l2=on,refcount_bits=32",
+    ];
+    for (n, options) in matrix.iter().enumerate() {
+        qemu_img(&format!("create -q -f qcow2 -o {options} {} 2M", s(&image)));
+        let mut model = vec![0u8; 2 << 20];
+        let mut kept: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        for (step, r) in noise(n as u64 + 1, 8 * 24).chunks(8).enumerate() {
+            let what = format!("{options} step {step}");
+            let (at, len) = (u64::from(r[0]) * 4096, (u64::from(r[1]) + 1) * 2048);
+            let len = len.min(model.len() as u64 - at);
+            let range = at as usize..(at + len) as usize;
+            let some = kept.keys().nth(usize::from(r[2]) % kept.len().max(1)).cloned();
+            match r[3] % 8 {
+                0..=2 => {
+                    qemu_io("qcow2", &image, &[&format!("write -P {} {at} {len}", r[4])]);
+                    model[range].fill(r[4]);
+                }
+                3 => {
+                    qemu_io("qcow2", &image, &[&format!("write -z {at} {len}")]);
+                    model[range].fill(0);
+                }
+                4 | 5 => {
+                    let name = format!("s{step}");
+                    match editor(&image).create(&name, Duration::from_secs(5)) {
+                        Ok(_) => drop(kept.insert(name, model.clone())),
+                        // Two bits count to three.
+                        Err(e) => assert!(e.kind() == ErrorKind::Unsupported && options.contains("bits=2"), "{what}: {e}"),
+                    }
+                }
+                6 => {
+                    if let Some(name) = some {
+                        let mut e = editor(&image);
+                        let index = find(e.list(), &name).unwrap();
+                        match e.apply(index) {
+                            Ok(()) => model.clone_from(&kept[&name]),
+                            Err(e) => assert!(e.kind() == ErrorKind::Unsupported && options.contains("bits=2"), "{what}: {e}"),
+                        }
+                    }
+                }
+                _ => {
+                    let gone: Vec<String> = kept.keys().filter(|k| k.len() % 2 == usize::from(r[5]) % 2).cloned().collect();
+                    let mut e = editor(&image);
+                    let set: BTreeSet<usize> = gone.iter().map(|k| find(e.list(), k).unwrap()).collect();
+                    e.delete(&set).unwrap();
+                    kept.retain(|k, _| !gone.contains(k));
+                }
+            }
+            clean(&image, &what);
+            assert!(content(&image) == model, "{what}");
+            assert_eq!(names(&image).into_iter().collect::<BTreeSet<_>>(), kept.keys().cloned().collect(), "{what}");
+        }
+        assert!(qemu_content("qcow2", &image) == model, "{options}");
+        for (name, then) in &kept {
+            assert!(at_snapshot(&image, name) == *then, "{options} {name}");
+        }
+    }
+}
+
+/// A step to cut the power in.
+type Step = (&'static str, fn(&mut Editor));
+
+const STEPS: &[Step] = &[
+    ("create", |e| drop(e.create("new", Duration::from_secs(9)).unwrap())),
+    ("apply", |e| e.apply(0).unwrap()),
+    ("delete", |e| e.delete(&BTreeSet::from([0, 2])).unwrap()),
+    ("rename", |e| e.rename(1, "other").unwrap()),
+];
+
+fn on_device(dev: &Arc<Faulty>) -> Editor {
+    Editor::open(dev.clone(), Source { dev: dev.clone(), path: "x".into(), gate: Gate::closed() }).unwrap()
+}
+
+#[test]
+fn cut_power_leaves_the_old_or_the_new_state() {
+    let d = memory();
+    let image = d.path().join("x.qcow2");
+    for options in ["compat=0.10,cluster_size=4k", "cluster_size=64k", "cluster_size=512"] {
+        qemu_img(&format!("create -q -f qcow2 -o {options} {} 1M", s(&image)));
+        qemu_io("qcow2", &image, &["write -P 1 0 300k"]);
+        for n in 0..3 {
+            qemu_img(&format!("snapshot -c s{n} {}", s(&image)));
+            qemu_io("qcow2", &image, &[&format!("write -P {} {n}00k 60k", n + 5)]);
+        }
+        if !options.contains("0.10") {
+            qemu_img(&format!("bitmap --add {} b", s(&image)));
+        }
+        let before = std::fs::read(&image).unwrap();
+        let old = (names(&image), content(&image));
+        for (step, work) in STEPS {
+            let dev = Faulty::new(before.clone());
+            work(&mut on_device(&dev));
+            std::fs::write(&image, dev.to_vec()).unwrap();
+            clean(&image, step);
+            let new = (names(&image), content(&image));
+            assert!(old != new, "{step}");
+            let mut seen = 0;
+            power_cuts(&before, &dev.record(), |state, bytes| {
+                seen += 1;
+                std::fs::write(&image, bytes).unwrap();
+                let (code, said) = check(&image);
+                assert!(code == 0 || code == 3, "{options} {step} {state}: {said}");
+                let now = (names(&image), content(&image));
+                assert!(now == old || now == new, "{options} {step} {state}");
+            });
+            assert!(seen > 5);
+        }
+    }
+}
+
+#[test]
+fn a_failing_write_leaves_the_image_no_worse() {
+    let d = memory();
+    let image = d.path().join("x.qcow2");
+    qemu_img(&format!("create -q -f qcow2 -o cluster_size=4k {} 1M", s(&image)));
+    qemu_io("qcow2", &image, &["write -P 1 0 300k"]);
+    for n in 0..3 {
+        qemu_img(&format!("snapshot -c s{n} {}", s(&image)));
+        qemu_io("qcow2", &image, &[&format!("write -P {} {n}00k 60k", n + 5)]);
+    }
+    let before = std::fs::read(&image).unwrap();
+    let count = |work: &dyn Fn(&mut Editor)| {
+        let dev = Faulty::new(before.clone());
+        dev.fail(None);
+        work(&mut on_device(&dev));
+        dev.operations()
+    };
+    let total = count(&|e| e.delete(&BTreeSet::from([0, 2])).unwrap());
+    let old = (names(&image), content(&image));
+    for at in 0..total {
+        for once in [true, false] {
+            let dev = Faulty::new(before.clone());
+            let mut e = on_device(&dev);
+            dev.fail(Some(Failure { at, once, errno: 5, reads: false }));
+            let done = e.delete(&BTreeSet::from([0, 2]));
+            std::fs::write(&image, dev.to_vec()).unwrap();
+            let (code, said) = check(&image);
+            assert!(code == 0 || code == 3, "operation {at}: {said}");
+            let list = names(&image);
+            assert!(content(&image) == old.1, "operation {at}");
+            assert!(list == old.0 || list == ["s1"], "operation {at}: {list:?}");
+            assert!(done.is_err() || list == ["s1"], "operation {at}");
+        }
+    }
+}
+
+#[test]
+fn deleting_frees_what_was_promised_and_the_host_gets_it_back() {
+    use std::os::unix::fs::MetadataExt;
+    let d = memory();
+    let image = d.path().join("x.qcow2");
+    for options in ["", "-o cluster_size=4k", "-o compat=0.10", "-o extended_l2=on"] {
+        let _ = std::fs::remove_file(&image);
+        sample(&image, options);
+        let (before, blocks) = (counted(&image), std::fs::metadata(&image).unwrap().blocks());
+        let live = content(&image);
+        let promised = cowshed::engine::ops::snapshot::freed_by(&image, &[1, 3]).unwrap();
+        let plan = cowshed(&["snapshot", "--dry-run", "-d", "s1", "-d", "s3", s(&image)]);
+        assert!(plan.status.success() && String::from_utf8_lossy(&plan.stdout).contains("frees"), "{plan:?}");
+        assert_eq!(counted(&image), before, "a plan writes nothing");
+        let out = cowshed(&["snapshot", "-d", "s1", "s3", s(&image)]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        clean(&image, options);
+        assert_eq!(names(&image), ["s0", "s2"]);
+        assert_eq!(before - counted(&image), promised, "{options}");
+        assert!(std::fs::metadata(&image).unwrap().blocks() * 512 <= blocks * 512 - promised + (1 << 20), "{options}");
+        assert!(content(&image) == live);
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_the_reason() {
+    let d = memory();
+    let (image, data) = (d.path().join("x.qcow2"), d.path().join("x.data"));
+    qemu_img(&format!("create -q -f qcow2 -o refcount_bits=1 {} 1M", s(&image)));
+    qemu_io("qcow2", &image, &["write -P 1 0 64k"]);
+    let before = std::fs::read(&image).unwrap();
+    let out = cowshed(&["snapshot", "-c", "a", s(&image)]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("counts to 1"), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(std::fs::read(&image).unwrap() == before, "nothing was written");
+
+    qemu_img(&format!("create -q -f qcow2 -o data_file={} {} 1M", s(&data), s(&image)));
+    let out = cowshed(&["snapshot", "-c", "a", s(&image)]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("another file"), "{}", String::from_utf8_lossy(&out.stderr));
+
+    qemu_img(&format!("create -q -f raw {} 1M", s(&data)));
+    assert_eq!(cowshed(&["snapshot", "-c", "a", "-f", "raw", s(&data)]).status.code(), Some(1));
+    assert_eq!(cowshed(&["snapshot", "-d", "a", "-f", "qcow2", s(&data)]).status.code(), Some(1));
+
+    qemu_img(&format!("create -q -f qcow2 {} 1M", s(&image)));
+    for args in [["-a", "none"], ["-d", "none"]] {
+        assert_eq!(cowshed(&["snapshot", args[0], args[1], s(&image)]).status.code(), Some(1));
+    }
+    assert_eq!(cowshed(&["snapshot", "-c", "a", "-d", "b", s(&image)]).status.code(), Some(1));
+    let held = FileDevice::open(&image).unwrap();
+    let _guard = cowshed::engine::io::locks::lock(&held, cowshed::engine::io::locks::LockMode::Read).unwrap();
+    let out = cowshed(&["snapshot", "-c", "a", s(&image)]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("in use"), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn other_sizes_vm_state_and_bitmaps_live_through_a_revert() {
+    let d = memory();
+    let image = d.path().join("x.qcow2");
+    qemu_img(&format!("create -q -f qcow2 -o cluster_size=4k {} 3M", s(&image)));
+    qemu_io("qcow2", &image, &["write -P 1 0 1M", "write -b -P 7 0 100k"]);
+    let then = content(&image);
+    assert!(cowshed(&["snapshot", "-c", "small", s(&image)]).status.success());
+    qemu_img(&format!("resize -q {} 30M", s(&image)));
+    qemu_io("qcow2", &image, &["write -P 2 20M 1M"]);
+    qemu_img(&format!("bitmap --add -g 64k {} b", s(&image)));
+    let now = content(&image);
+    let out = cowshed(&["snapshot", "-a", "small", "--keep", s(&image)]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    clean(&image, "smaller");
+    assert!(content(&image) == then);
+    assert_eq!(names(&image), ["small", "before-small"]);
+    qemu_io("qcow2", &image, &["read -b -P 7 0 100k"]);
+    let info: serde_json::Value = serde_json::from_slice(&run("qemu-img", &["info", "--output=json", s(&image)]).stdout).unwrap();
+    assert_eq!(info["format-specific"]["data"]["bitmaps"][0]["name"], "b");
+    assert!(cowshed(&["snapshot", "-a", "before-small", s(&image)]).status.success());
+    clean(&image, "larger");
+    assert!(content(&image) == now);
+    // Loading the bitmap for writing is what checks it.
+    qemu_io("qcow2", &image, &["write -P 3 0 512"]);
+    clean(&image, "bitmap loaded");
+}
+
+#[test]
+fn the_command_line_is_qemu_imgs() {
+    let d = memory();
+    let image = d.path().join("x.qcow2");
+    qemu_img(&format!("create -q -f qcow2 {} 1M", s(&image)));
+    assert!(cowshed(&["snapshot", s(&image)]).stdout.is_empty());
+    assert!(cowshed(&["snapshot", "-q", "-c", "one", s(&image)]).status.success());
+    assert!(cowshed(&["snapshot", "-c", "two", s(&image)]).status.success());
+    assert!(cowshed(&["snapshot", "--rename", "two", "zwei", s(&image)]).status.success());
+    let theirs: serde_json::Value =
+        serde_json::from_slice(&run("qemu-img", &["info", "--output=json", s(&image)]).stdout).unwrap();
+    let ours: serde_json::Value =
+        serde_json::from_slice(&cowshed(&["snapshot", "-l", "--output", "json", s(&image)]).stdout).unwrap();
+    let info: serde_json::Value = serde_json::from_slice(&cowshed(&["info", "--output", "json", s(&image)]).stdout).unwrap();
+    assert_eq!(ours, info["snapshots"]);
+    for (mine, want) in ours.as_array().unwrap().iter().zip(theirs["snapshots"].as_array().unwrap()) {
+        for (key, value) in want.as_object().unwrap() {
+            assert_eq!(&mine[key], value, "{key}");
+        }
+    }
+    assert_eq!(names(&image), ["one", "zwei"]);
+    let listed = String::from_utf8_lossy(&cowshed(&["snapshot", "-l", s(&image)]).stdout).into_owned();
+    assert!(listed.contains("zwei"), "{listed}");
+    // Our snapshots are theirs.
+    qemu_img(&format!("snapshot -a one {}", s(&image)));
+    qemu_img(&format!("snapshot -d zwei {}", s(&image)));
+    clean(&image, "after qemu-img");
 }

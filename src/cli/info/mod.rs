@@ -1,6 +1,6 @@
 //! `cowshed info`: what an image is, what it stands on, and whether it is well.
 
-mod human;
+pub(super) mod human;
 pub(super) mod json;
 
 use std::path::PathBuf;

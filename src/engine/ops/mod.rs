@@ -35,6 +35,8 @@ pub enum JobSpec {
     Dd(dd::DdSpec),
     /// Changes the virtual size.
     Resize(resize::ResizeSpec),
+    /// Takes, applies, deletes or renames internal snapshots.
+    Snapshot(snapshot::SnapshotSpec),
 }
 
 impl JobSpec {
@@ -45,6 +47,7 @@ impl JobSpec {
             JobSpec::Create(spec) => Box::new(create::Create::new(spec.clone())),
             JobSpec::Dd(spec) => Box::new(dd::Dd::new(spec.clone())),
             JobSpec::Resize(spec) => Box::new(resize::Resize::new(spec.clone())),
+            JobSpec::Snapshot(spec) => Box::new(snapshot::Change::new(spec.clone())),
         }
     }
     /// What it does, in a line. May hold names from outside: print it through `units::printable`.
@@ -54,6 +57,7 @@ impl JobSpec {
             JobSpec::Create(spec) => spec.title(),
             JobSpec::Dd(spec) => spec.title(),
             JobSpec::Resize(spec) => spec.title(),
+            JobSpec::Snapshot(spec) => spec.title(),
         }
     }
     /// The verb: `convert`, …
@@ -63,6 +67,7 @@ impl JobSpec {
             JobSpec::Create(_) => "create",
             JobSpec::Dd(_) => "dd",
             JobSpec::Resize(_) => "resize",
+            JobSpec::Snapshot(_) => "snapshot",
         }
     }
     /// The same with absolute paths: for the journal, which is read from any folder.
@@ -72,6 +77,7 @@ impl JobSpec {
             JobSpec::Create(spec) => JobSpec::Create(create::ImageSpec { target: absolute(spec.target), ..spec }),
             JobSpec::Dd(spec) => JobSpec::Dd(dd::DdSpec { input: absolute(spec.input), output: absolute(spec.output), ..spec }),
             JobSpec::Resize(spec) => JobSpec::Resize(resize::ResizeSpec { image: absolute(spec.image), ..spec }),
+            JobSpec::Snapshot(spec) => JobSpec::Snapshot(snapshot::SnapshotSpec { image: absolute(spec.image), ..spec }),
         }
     }
     /// The same, going on where an earlier run was durable. What cannot be resumed begins anew.
@@ -86,7 +92,7 @@ impl JobSpec {
         match self {
             JobSpec::Convert(spec) => convert::discard(spec, state),
             // These leave nothing that a later run would go on with.
-            JobSpec::Create(_) | JobSpec::Dd(_) | JobSpec::Resize(_) => Ok(()),
+            JobSpec::Create(_) | JobSpec::Dd(_) | JobSpec::Resize(_) | JobSpec::Snapshot(_) => Ok(()),
         }
     }
     /// Makes the plan and does nothing else: what `--dry-run` and the confirm dialog show.

@@ -20,15 +20,17 @@ const MAX_HOST: u64 = 1 << 56;
 pub struct Allocator {
     /// Their counts.
     pub refs: Refcounts,
-    cluster_bits: u32,
+    pub(super) cluster_bits: u32,
     /// No cluster before this one is free.
-    hint: u64,
+    pub(super) hint: u64,
     /// Clusters of the file, or past the last one handed out.
     end: u64,
     /// Clusters to be counted down once nothing in the file points to them any more, one entry for each reference.
-    freed: Vec<u64>,
+    pub(super) freed: Vec<u64>,
     /// Clusters known to hold metadata.
-    metadata: Ranges,
+    pub(super) metadata: Ranges,
+    /// Clusters counted down to zero in memory, while the file still uses them: never handed out.
+    pub(super) retired: Ranges,
 }
 
 impl Allocator {
@@ -43,6 +45,7 @@ impl Allocator {
             end: dev_end,
             freed: Vec::new(),
             metadata: Ranges::default(),
+            retired: Ranges::default(),
         };
         out.protect(0, 1);
         out.protect(out.refs.table_offset, out.refs.table_clusters() << out.cluster_bits);
@@ -67,6 +70,7 @@ impl Allocator {
             end: 2,
             freed: Vec::new(),
             metadata: Ranges::default(),
+            retired: Ranges::default(),
         };
         out.metadata.insert(0..2);
         let table = out.metadata_run(table_clusters)?;
@@ -102,7 +106,7 @@ impl Allocator {
         }
     }
 
-    fn overlap(&self, cluster: u64) -> Error {
+    pub(super) fn overlap(&self, cluster: u64) -> Error {
         Error::corrupt("the image's tables say that guest data lies where its own structures are; nothing was written there")
             .op("write guest data")
             .at(cluster << self.cluster_bits)
@@ -116,7 +120,7 @@ impl Allocator {
                 .op("look for free clusters")
                 .hint("run check -r all"));
         }
-        Ok(!self.refs.has_block(cluster) || self.refs.get(cluster)? == 0)
+        Ok(!self.retired.contains(cluster) && (!self.refs.has_block(cluster) || self.refs.get(cluster)? == 0))
     }
 
     /// A run of free clusters, between 1 and `want` of them, now counted once each: first byte and number of clusters.

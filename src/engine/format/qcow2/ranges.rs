@@ -48,6 +48,18 @@ impl Ranges {
         before.or_else(|| self.0.range(range).next().map(|(s, _)| *s))
     }
 
+    /// Takes the clusters of `range` out.
+    pub fn cut(&mut self, range: Range<u64>) {
+        while let Some(cluster) = self.first_in(range.clone()) {
+            self.remove(cluster);
+        }
+    }
+
+    /// The ranges, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = Range<u64>> {
+        self.0.iter().map(|(s, e)| *s..*e)
+    }
+
     /// True when `cluster` is in the set.
     pub fn contains(&self, cluster: u64) -> bool {
         self.first_in(cluster..cluster.saturating_add(1)).is_some()

@@ -208,6 +208,28 @@ impl Refcounts {
         Ok(now)
     }
 
+    /// Indices of changed blocks that the file points to.
+    pub fn changed_blocks(&self) -> Vec<u64> {
+        let mut list: Vec<u64> = self.blocks.iter().filter(|(_, b)| b.is_dirty() && !b.fresh).map(|(i, _)| *i).collect();
+        list.sort_unstable();
+        list
+    }
+
+    /// Puts block `index`, which is in memory, at host cluster `at`, free until now; where it was, in bytes.
+    pub fn move_block(&mut self, index: u64, at: u64) -> Option<u64> {
+        let offset = at << self.cluster_bits;
+        let entry = self.table.get_mut(usize::try_from(index).ok()?)?;
+        let block = self.blocks.get_mut(&index)?;
+        *block = Block::fresh(offset, block.bytes().to_vec());
+        self.changed.insert(index);
+        Some(std::mem::replace(entry, offset))
+    }
+
+    /// The table is on its way to a new place.
+    pub fn is_moved(&self) -> bool {
+        self.moved
+    }
+
     /// Writes what nothing in the file points to yet: new blocks, and the table in a new place.
     pub fn write_unreachable(&mut self, dev: &dyn WriteAt) -> Result<()> {
         for block in self.blocks.values_mut().filter(|b| b.fresh) {

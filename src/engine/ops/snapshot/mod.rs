@@ -1,4 +1,6 @@
-//! Internal snapshots: what they cost.
+//! Internal snapshots: what they cost, and changing them.
+
+mod change;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +10,8 @@ use crate::engine::format::qcow2::usage::{self, Usage};
 use crate::engine::format::{Format, Source};
 use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
+
+pub use change::{Action, Change, SnapshotSpec};
 
 /// Whose the space of the qcow2 image at `path` is; `None` for formats without internal snapshots.
 ///
