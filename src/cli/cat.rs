@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use super::guest::{GuestSource, image_and_path};
 use super::out::Out;
 use super::{Failure, Verb};
-use crate::engine::error::Error;
+use crate::engine::error::{Context, Error};
 use crate::engine::guest::fs::FileType;
 use crate::engine::limits::COPY_CHUNK;
 use crate::engine::units::printable_bytes;
@@ -28,7 +28,7 @@ impl Verb for Args {
     fn run(self, out: &mut Out) -> Result<u8, Failure> {
         let (image, path) = image_and_path(&self.what)?;
         let (_held, guest) = self.guest.open(&image)?;
-        let spot = guest.resolve(path.as_bytes(), true)?;
+        let spot = guest.resolve(path.as_bytes(), true).op("look inside").path(&image)?;
         let stat = guest.stat(spot)?;
         if stat.kind != FileType::File {
             return Err(Error::usage(format!("{path} is no regular file")).hint("cowshed ls shows what is there").into());

@@ -29,6 +29,10 @@ pub(super) struct Args {
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Output::Human)]
     output: Output,
 
+    /// Cache mode of the image, as qemu-img names it; it changes nothing here
+    #[arg(short = 'T', value_name = "CACHE", value_parser = super::source::cache_mode)]
+    source_cache: Option<String>,
+
     /// The image
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
@@ -36,16 +40,17 @@ pub(super) struct Args {
 
 impl Verb for Args {
     fn run(self, out: &mut Out) -> Result<u8, Failure> {
-        let options = self.source.options(&self.image)?;
-        let _held = self.source.open_top(&self.image)?;
-        let (format, report) = match ops::check::check(&self.image, options.format, options.gate) {
+        let Args { source, output, source_cache: _, image } = self;
+        let options = source.options(&image)?;
+        let _held = source.open_top(&image)?;
+        let (format, report) = match ops::check::check(&image, options.format, options.gate) {
             Err(e) if e.kind() == ErrorKind::Unsupported && e.why().contains("nothing that could be checked") => {
                 return Err(Failure::from(e).code(NO_CHECK));
             }
             other => other?,
         };
-        match self.output {
-            Output::Json => out.json(&to_json(&report, format, &self.image.display().to_string()))?,
+        match output {
+            Output::Json => out.json(&to_json(&report, format, &image.display().to_string()))?,
             Output::Human if !out.quiet => human(out, &report)?,
             Output::Human => {}
         }

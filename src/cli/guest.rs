@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::source::{Held, Source, snapshot_name};
-use crate::engine::error::{Error, Result};
+use crate::engine::error::{Context, Error, Result};
 use crate::engine::guest::tree::Guest;
 use crate::engine::io::Device;
 
@@ -38,12 +38,12 @@ impl GuestSource {
     pub(super) fn open(&self, path: &Path) -> Result<(Held, Guest)> {
         let (held, disk) = self.disk(path)?;
         if self.partition.is_some() {
-            return Ok((held, Guest::open_partition(&disk, self.partition)?));
+            return Ok((held, Guest::open_partition(&disk, self.partition).path(path)?));
         }
-        let mut guest = Guest::open(&disk)?;
+        let mut guest = Guest::open(&disk).path(path)?;
         // A disk that is one filesystem without a system on it (a data disk, a disc) is shown all the same.
         if guest.mounts.is_empty() && guest.layout.table.is_none() {
-            guest = Guest::open_partition(&disk, None)?;
+            guest = Guest::open_partition(&disk, None).path(path)?;
         }
         Ok((held, guest))
     }

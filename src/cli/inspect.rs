@@ -7,6 +7,7 @@ use serde_json::json;
 use super::guest::GuestSource;
 use super::out::{Format, Out, Tone, size};
 use super::{Failure, Verb};
+use crate::engine::error::Context;
 use crate::engine::guest::identity::identify;
 use crate::engine::guest::tree::Guest;
 use crate::engine::units::printable;
@@ -32,7 +33,7 @@ pub(super) struct Args {
 impl Verb for Args {
     fn run(self, out: &mut Out) -> Result<u8, Failure> {
         let (_held, disk) = self.guest.disk(&self.image)?;
-        let guest = Guest::open(&disk)?;
+        let guest = Guest::open(&disk).path(&self.image)?;
         let identity = identify(&guest);
         let problems: Vec<&String> = guest.layout.problems.iter().chain(&guest.problems).collect();
         if self.output == Format::Json {

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::guest::{GuestSource, image_and_path};
 use super::out::{Format, Out};
 use super::{Failure, Verb};
+use crate::engine::error::Context;
 use crate::engine::guest::fs::{FileType, Stat};
 use crate::engine::guest::tree::{Guest, Spot};
 use crate::engine::units::printable_bytes;
@@ -39,7 +40,7 @@ impl Verb for Args {
     fn run(self, out: &mut Out) -> Result<u8, Failure> {
         let (image, path) = image_and_path(&self.what)?;
         let (_held, guest) = self.guest.open(&image)?;
-        let spot = guest.resolve(path.as_bytes(), true)?;
+        let spot = guest.resolve(path.as_bytes(), true).op("look inside").path(&image)?;
         let stat = guest.stat(spot)?;
         let mut rows = Vec::new();
         if stat.kind == FileType::Folder {

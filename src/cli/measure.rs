@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::out::{Format as Output, Out, size};
+use super::out::{Format as Output, Out};
 use super::source::Source;
 use super::{Failure, Verb, options};
 use crate::engine::error::Error;
@@ -78,10 +78,10 @@ impl Verb for Args {
                 out.json(&value)?;
             }
             Output::Human => {
-                out.line(format!("required size: {required} ({})", size(required)))?;
-                out.line(format!("fully allocated size: {fully_allocated} ({})", size(fully_allocated)))?;
+                out.line(format!("required size: {required}"))?;
+                out.line(format!("fully allocated size: {fully_allocated}"))?;
                 if let Some(bytes) = bitmaps {
-                    out.line(format!("bitmaps size: {bytes} ({})", size(bytes)))?;
+                    out.line(format!("bitmaps size: {bytes}"))?;
                 }
             }
         }

@@ -162,8 +162,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// Opens the workbench.
+/// Opens the workbench. A root that is not there may be a verb that was mistyped.
 fn workbench(options: crate::app::Options) -> Result<u8, Failure> {
+    if let Some(root) = options.roots.iter().find(|r| std::fs::symlink_metadata(r).is_err()) {
+        let error = crate::engine::error::Error::new(
+            crate::engine::error::ErrorKind::NotFound,
+            "there is no such file or folder, and no verb of that name",
+        );
+        return Err(error.path(root).hint("cowshed --help lists the verbs").into());
+    }
     Ok(crate::term::run(options)?)
 }
 

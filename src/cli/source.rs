@@ -119,5 +119,6 @@ pub(super) fn cache_mode(text: &str) -> std::result::Result<String, String> {
 
 /// The id or name in `-l`: qemu-img also takes `snapshot.id=1` and `snapshot.name=NAME`.
 pub(super) fn snapshot_name(text: &str) -> &str {
-    text.strip_prefix("snapshot.id=").or_else(|| text.strip_prefix("snapshot.name=")).unwrap_or(text)
+    let first = text.split(",snapshot.").next().unwrap_or(text);
+    first.strip_prefix("snapshot.id=").or_else(|| first.strip_prefix("snapshot.name=")).unwrap_or(text)
 }

@@ -102,6 +102,13 @@ fn open_layer(dev: FileDevice, path: &Path, format: Option<Format>, gate: &Gate)
     let dev: Device = Arc::new(dev);
     let (format, warnings) = match format {
         Some(f) => (f, Vec::new()),
+        // Nothing is not a disk by chance; whoever means a raw disk without any bytes says so.
+        None if dev.is_empty() => {
+            return Err(Error::new(ErrorKind::Format, "the file is empty")
+                .op("open")
+                .path(path)
+                .hint("if it is meant as a raw disk of no bytes: -f raw"));
+        }
         None => {
             let matches = probe(dev.as_ref())?;
             (best(&matches), probe::warnings(path, &matches))

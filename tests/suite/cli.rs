@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::common::{cowshed_in, dir, qemu_io, run, s, text};
+use crate::common::{cowshed, cowshed_in, dir, qemu_io, run, s, text};
 
 fn qemu(cwd: &Path, args: &[&str]) -> Output {
     Command::new("qemu-img").args(args).current_dir(cwd).output().expect("qemu-img is installed by tests/run")
@@ -339,4 +339,33 @@ fn formats_are_all_in_the_table() {
     }
     let text = run(env!("CARGO_BIN_EXE_cowshed"), &["formats"]).stdout;
     assert!(names.iter().all(|n| String::from_utf8_lossy(&text).lines().any(|l| l.starts_with(n))));
+}
+
+#[test]
+fn what_is_no_file_is_never_replaced_by_an_image() {
+    let d = dir();
+    let (raw, fifo) = (d.path().join("a.raw"), d.path().join("fifo"));
+    std::fs::write(&raw, vec![1; 4096]).unwrap();
+    crate::common::run("mkfifo", &[s(&fifo)]);
+    let out = cowshed(&["convert", "-O", "raw", s(&raw), s(&fifo)]);
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    assert!(String::from_utf8_lossy(&out.stderr).contains("no regular file"), "{out:?}");
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&std::fs::symlink_metadata(&fifo).unwrap().file_type()));
+    let out = cowshed(&["convert", "-O", "raw", s(&raw), s(&d.path().join("none/b.raw"))]);
+    assert!(String::from_utf8_lossy(&out.stderr).contains("should lie in is not there"), "{out:?}");
+}
+
+#[test]
+fn an_empty_file_and_a_verb_that_is_none_are_told() {
+    let d = dir();
+    let empty = d.path().join("empty.qcow2");
+    std::fs::write(&empty, "").unwrap();
+    for verb in ["info", "map"] {
+        let out = cowshed(&[verb, s(&empty)]);
+        assert_eq!(out.status.code(), Some(1), "{verb}");
+        assert!(String::from_utf8_lossy(&out.stderr).contains("the file is empty"), "{verb}: {out:?}");
+    }
+    let out = cowshed(&["covnert", s(&empty)]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("no verb of that name"), "{out:?}");
 }

@@ -16,8 +16,7 @@ struct HolderProcess(Child);
 
 impl HolderProcess {
     fn spawn(program: &str, args: &[&str]) -> Self {
-        let mut child =
-            Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child = Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         HolderProcess(child.unwrap_or_else(|e| panic!("{program} cannot be run ({e}): tests/run installs it")))
     }
     /// `qemu-io` that has the image open and sleeps.

@@ -13,7 +13,7 @@ use cowshed::engine::io::fault::{Faulty, power_cuts};
 use cowshed::engine::io::file::FileDevice;
 use cowshed::engine::io::gate::Gate;
 use cowshed::engine::io::memory::Memory;
-use cowshed::engine::io::{Device, ReadAt, WriteAt, WriteDevice};
+use cowshed::engine::io::{Device, ReadAt, WriteDevice};
 use cowshed::engine::model::Identity;
 use serde_json::Value;
 

@@ -56,7 +56,7 @@ impl Gate {
     /// Nothing is opened. Errors: a protocol or JSON name (`Gated`), an empty one or one with NUL (`Corrupt`).
     pub fn locate(&self, from: &Path, name: &str) -> Result<PathBuf> {
         let joined = named(from, name)?;
-        Ok(std::fs::canonicalize(&joined).unwrap_or_else(|_| plain(&joined)))
+        Ok(std::fs::canonicalize(&joined).unwrap_or_else(|_| real_as_far_as_it_goes(&joined)))
     }
 
     /// Opens what `name`, found in the image at `from`, points to. Only regular files and block devices, never through the
@@ -163,9 +163,35 @@ fn plain(path: &Path) -> PathBuf {
     out
 }
 
+/// Where a file that is not there would be: its folder's real path when that exists, so that the gate can tell "missing" from
+/// "outside" however the image itself was named.
+fn real_as_far_as_it_goes(path: &Path) -> PathBuf {
+    let folder = path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
+    match (folder.and_then(|f| std::fs::canonicalize(f).ok()), path.file_name()) {
+        (Some(folder), Some(name)) => folder.join(name),
+        _ => plain(&std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_base_is_missing_by_whatever_path_its_overlay_was_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("lib")).unwrap();
+        std::fs::write(dir.path().join("lib/top"), b"x").unwrap();
+        std::os::unix::fs::symlink("lib", dir.path().join("link")).unwrap();
+        for top in [dir.path().join("lib/top"), dir.path().join("link/top"), dir.path().join("lib/../link/top")] {
+            assert_eq!(
+                Gate::around(&top).open(&top, "gone").unwrap_err().kind(),
+                ErrorKind::MissingReference,
+                "{}",
+                top.display()
+            );
+        }
+    }
 
     #[test]
     fn only_files_below_the_roots_open() {

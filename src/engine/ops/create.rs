@@ -14,7 +14,6 @@ use crate::engine::format::Format;
 use crate::engine::format::write::{Below, CreateSpec, NewBacking};
 use crate::engine::io::file::FileId;
 use crate::engine::io::gate::Gate;
-use crate::engine::io::sys;
 use crate::engine::job::{Claim, JobContext};
 use crate::engine::units::{MIB, SECTOR, parse_size, round_up};
 
@@ -205,7 +204,7 @@ impl Operation for Create {
         }
         if !is_device(target) {
             let on = super::convert::folder(target);
-            let free = sys::free_space(&on).op("ask the free space").path(&on)?;
+            let free = super::stage::room(&on)?;
             plan.space = Some(Space { on, needed: Estimate::exact(needed), free });
         }
         Ok(plan)

@@ -21,7 +21,20 @@ use crate::engine::format::write::NewFiles;
 use crate::engine::io::direct::Direct;
 use crate::engine::io::file::{FileDevice, FileId};
 use crate::engine::io::locks::{self, Guard, LockMode};
-use crate::engine::io::{ReadAt, WriteAt, WriteDevice};
+use crate::engine::io::{ReadAt, WriteAt, WriteDevice, sys};
+
+/// Bytes free in `folder`, where a new image is to be made.
+///
+/// Errors: the folder is not there or is none, with what to do.
+pub fn room(folder: &Path) -> Result<u64> {
+    if !folder.is_dir() {
+        return Err(Error::new(ErrorKind::NotFound, "the folder the new image should lie in is not there")
+            .op("create")
+            .path(folder)
+            .hint("make it first, or choose another"));
+    }
+    sys::free_space(folder).op("ask the free space").path(folder)
+}
 
 /// End of every partial file's name.
 pub const SUFFIX: &str = ".cowshed-partial";
@@ -74,6 +87,13 @@ impl Stage {
     fn empty(target: &Path, protected: Vec<FileId>) -> Result<Stage> {
         // A link is followed, as whoever opens the name would: the file it points to is replaced, not the link.
         let target = std::fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
+        if let Ok(meta) = std::fs::metadata(&target)
+            && !meta.is_file()
+        {
+            return Err(Error::usage("it is there already, and is no regular file that could be replaced")
+                .op("create")
+                .path(&target));
+        }
         let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
         let meta = std::fs::metadata(&folder).op("create").path(&target)?;
         if !meta.is_dir() {

@@ -16,9 +16,8 @@ pub use spec::{ConvertSpec, SPARSE};
 use self::source::Sources;
 use super::plan::{Estimate, Plan, PlanFile, Space, Undo};
 use super::{Operation, Outcome};
-use crate::engine::error::{Context, Error, Result};
+use crate::engine::error::{Error, Result};
 use crate::engine::format::Format;
-use crate::engine::io::sys;
 use crate::engine::job::{Claim, JobContext};
 
 /// The operation of a [`ConvertSpec`].
@@ -99,7 +98,7 @@ impl Operation for Convert {
             plan.writes = vec![PlanFile { path: spec.target.clone(), what: what.into() }];
             plan.undo = Undo::Impossible("what the target holds now is overwritten".into());
         } else {
-            let free = sys::free_space(&on).op("ask the free space").path(&on)?;
+            let free = super::stage::room(&on)?;
             let space = Space { on, needed, free };
             if space.needed.likely > free {
                 plan.warnings.push("the target will probably not fit on its filesystem".into());
