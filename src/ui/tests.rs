@@ -1,6 +1,8 @@
 //! The views as text at several sizes, against files in `tests/data/screens`; `COWSHED_BLESS=1` renews them, and a person looks at the
 //! difference.
 
+use std::sync::Arc;
+
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
@@ -13,11 +15,12 @@ use crate::app::hits::Hits;
 use crate::app::message::Message;
 use crate::app::state::map::Colour;
 use crate::app::update::{drawn, update};
-use crate::app::worker::image::{CursorLoaded, GridLoaded, MapLayer};
+use crate::app::worker::image::{CursorLoaded, GridLoaded, MapLayer, PageData, PageLoaded, SharesLoaded};
 use crate::app::{Effect, Model};
 use crate::engine::extents::{Cell, Cells, Totals};
 use crate::engine::format::Format;
-use crate::engine::model::{Extent, Kind, Place};
+use crate::engine::format::probe::{Confidence, Match};
+use crate::engine::model::{ChainNode, Description, Extent, Fact, Kind, Place, Snapshot};
 use crate::engine::units::{GIB, MIB};
 
 const SIZES: [(u16, u16); 4] = [(80, 24), (120, 36), (200, 60), (60, 15)];
@@ -178,6 +181,76 @@ fn the_map_reads_without_colour() {
     m.map.colour = Colour::Depth;
     let (buffer, ..) = render(&mut m, &look(Depth::Mono, false));
     golden("map-ascii-layers", &text(&buffer));
+}
+
+/// The page of an overlay over a base, with snapshots.
+fn paged(size: (u16, u16)) -> Model {
+    let mut m = start(size);
+    let effects = keys(&mut m, "j j j l enter");
+    let Some(Effect::LoadPage(request)) = effects.into_iter().next() else { panic!("no page was asked for") };
+    let node = |name: &str, on_disk: u64, description: Description| ChainNode {
+        path: format!("/srv/images/{name}").into(),
+        spelled: None,
+        format: Some(Format::Qcow2),
+        virtual_size: Some(40 * GIB),
+        actual_size: Some(on_disk * MIB),
+        error: None,
+        warnings: Vec::new(),
+        description: Arc::new(description),
+    };
+    let snapshot = |id: &str, name: &str, state: u64| Snapshot {
+        id: id.into(),
+        name: name.into(),
+        vm_state_size: state,
+        date_sec: 1_795_000_000,
+        date_nsec: 0,
+        vm_clock_nsec: 3_723_000_000_000,
+        icount: None,
+        disk_size: 40 * GIB,
+    };
+    let top = Description {
+        cluster_size: Some(65536),
+        facts: vec![
+            Fact { label: "version", value: "3 (compat 1.1)".into() },
+            Fact { label: "cluster size", value: "64 KiB".into() },
+        ],
+        snapshots: vec![snapshot("1", "fresh-install", 0), snapshot("2", "a\x1b[31mname", 512 * MIB)],
+        ..Description::default()
+    };
+    let matches = vec![Match { format: Format::Qcow2, evidence: "QFI\\xfb at byte 0".into(), confidence: Confidence::Certain }];
+    let page = PageData {
+        nodes: vec![node("web-01.qcow2", 6553, top), node("debian-12-base.qcow2", 2150, Description::default())],
+        matches,
+        problems: vec!["it was not closed properly".into()],
+        health: crate::engine::Health::Warning,
+        lock: Default::default(),
+        len: 7 * GIB,
+        modified: crate::app::fixture::NOW - 7200,
+    };
+    let generation = request.generation;
+    update(&mut m, Message::Page(Box::new(PageLoaded { generation, page: Ok(Arc::new(page)) })));
+    let mut cells = Cells { start: 0, end: 40 * GIB, cells: Vec::new(), total: Cell::default() };
+    for i in 0..64u64 {
+        let n = 40 * GIB / 64;
+        let cell = match i {
+            0..8 => Cell { totals: Totals { data: n, ..Totals::default() }, by_depth: vec![n] },
+            8..20 => Cell { totals: Totals { data: n, ..Totals::default() }, by_depth: vec![0, n] },
+            _ => Cell { totals: Totals { unallocated: n, ..Totals::default() }, by_depth: Vec::new() },
+        };
+        cells.total.merge(&cell);
+        cells.cells.push(cell);
+    }
+    update(&mut m, Message::Shares(Box::new(SharesLoaded { generation, shares: Ok(Arc::new(cells)) })));
+    m
+}
+
+#[test]
+fn the_image_page_at_every_size() {
+    for (w, h) in SIZES {
+        let mut m = paged((w, h));
+        let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+        golden(&format!("image-{w}x{h}"), &text(&buffer));
+    }
 }
 
 #[test]

@@ -311,6 +311,7 @@ fn job(m: &mut Model, state: crate::engine::job::JobState) {
         spec,
         state,
         why: None,
+        key: None,
         priority: 0,
         limit: 0,
         plan: None,

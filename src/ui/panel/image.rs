@@ -320,11 +320,10 @@ fn strip(c: &mut Canvas<'_>, area: Rect) {
         let (x, y) = (i % usize::from(body.width), i / usize::from(body.width));
         c.put(body, x as u16, y as u16, glyph, role);
     }
-    let y = body.height;
     let total = cells.total.totals;
     let all = total.all().max(1) as f64;
     let text = format!("{} stored, {}", size_words(total.stored()), percent(total.stored() as f64 / all));
-    c.put(body, 0, y, &text, Role::Dim);
+    c.put(area, 1, area.height - 1, &text, Role::Dim);
 }
 
 fn snapshots(c: &mut Canvas<'_>, area: Rect, data: &PageData) {
