@@ -342,7 +342,14 @@ fn snapshots(c: &mut Canvas<'_>, area: Rect, data: &PageData) {
     c.put(body, 0, 0, "TAKEN (UTC)", Role::Dim);
     c.put(body, 18, 0, "NAME", Role::Dim);
     let wide = body.width >= 76;
-    put_right(c.buf, body, body.width, 0, if wide { "VIRTUAL   VM STATE  CLOCK" } else { "VM STATE" }, c.look.style(Role::Dim));
+    put_right(
+        c.buf,
+        body,
+        body.width,
+        0,
+        if wide { " VIRTUAL  VM STATE     CLOCK" } else { "VM STATE" },
+        c.look.style(Role::Dim),
+    );
     c.pane(Pane::Snapshots, list, all.len());
     let view = window(c.m.page.snapshots, all.len(), list.height);
     for (y, i) in (0u16..).zip(view.window(all.len())) {
