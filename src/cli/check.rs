@@ -109,13 +109,16 @@ fn human(out: &mut Out, r: &CheckReport) -> Result<(), Failure> {
             out.line(format!("    and {} more", f.count - 5))?;
         }
         out.line(format!("    means:  {}", f.rule.means))?;
-        out.line(format!("    repair: {}", f.rule.repair))?;
+        out.line(format!("    mended by: {}", f.rule.repair))?;
     }
     let (bad, leaks, errors) = (r.count(Severity::Corruption), r.count(Severity::Leak), r.count(Severity::Unchecked));
     if bad + leaks + errors == 0 {
         out.line("No errors were found on the image.")?;
     } else {
         out.line(format!("{bad} errors, {leaks} leaked clusters, {errors} parts that could not be checked."))?;
+        if bad + leaks > 0 {
+            out.line("cowshed does not repair yet; qemu-img check -r leaks|all does. Keep a copy of the image first.")?;
+        }
     }
     if r.total > 0 {
         let share = |n: u64, of: u64| if of == 0 { 0.0 } else { n as f64 * 100.0 / of as f64 };

@@ -1,7 +1,15 @@
 //! What every bench needs: commands run in turns, medians of wall time, processor time and peak memory, and their ratios.
 //!
 //! A bench is a program of its own (`harness = false`): `cargo bench --bench map`. It includes this file with `mod common;`.
-#![allow(dead_code, unreachable_pub)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::zombie_processes,
+    clippy::cast_lossless
+)]
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,4 +1,5 @@
 //! The allocation map of a 1 TiB qcow2 image, all of it allocated but none of it written: `map --output json` beside qemu-img's.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_lossless)]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Scanning 10,000 small images of mixed formats, warm: everything read, and again with the cache, beside one `qemu-img info` per
 //! image. The reference tool is timed on a sample of 200 spread over all, and its time scaled to 10,000.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_lossless)]
 
 mod common;
 

@@ -72,7 +72,7 @@ pub fn change(n: u64, size: u64, writer: &dyn DiskWriter, model: &mut [u8]) {
     let r = noise(n + 1, 24);
     let word = |i: usize| u64::from_le_bytes(r[i * 8..i * 8 + 8].try_into().unwrap());
     let offset = word(0) % size;
-    let len = (1 + word(1) % if n % 5 == 0 { 200_000 } else { 6000 }).min(size - offset);
+    let len = (1 + word(1) % if n.is_multiple_of(5) { 200_000 } else { 6000 }).min(size - offset);
     let range = offset as usize..(offset + len) as usize;
     match word(2) % 5 {
         0 => {

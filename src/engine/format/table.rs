@@ -268,7 +268,11 @@ mod tests {
         assert_eq!((c.le32(16_383).unwrap(), c.le32(16_384).unwrap(), c.le32(16_385).unwrap()), (1, 2, 16_385));
         assert!(table.write_back(&mut |_, _| Err(Error::usage("full"))).is_err());
         let mut written = Vec::new();
-        table.write_back(&mut |at, b| Ok(written.push((at, b.len())))).unwrap();
+        let mut keep = |at, b: &[u8]| {
+            written.push((at, b.len()));
+            Ok(())
+        };
+        table.write_back(&mut keep).unwrap();
         assert_eq!((written, table.changed()), (vec![(100 + 61_440, 4096), (100 + 65_536, 4096)], 0));
     }
 

@@ -345,12 +345,15 @@ mod tests {
         assert!(start.elapsed() >= Duration::from_millis(390), "{:?}", start.elapsed());
     }
 
+    /// The states a job went through, with their reasons.
+    type Seen = Arc<Mutex<Vec<(JobState, Option<String>)>>>;
+
     #[test]
     fn a_full_disk_parks_the_job_until_it_is_resumed() {
         let full = || Error::from(std::io::Error::from_raw_os_error(libc::ENOSPC));
         let here = Path::new("/");
         assert_eq!(JobContext::detached().recover(full(), here).unwrap_err().kind(), ErrorKind::NoSpace);
-        let states: Arc<Mutex<Vec<(JobState, Option<String>)>>> = Arc::default();
+        let states = Seen::default();
         let seen = states.clone();
         let ctx = JobContext::new(Box::new(move |s, why| lock(&seen).push((s, why))), true);
         assert_eq!(ctx.recover(Error::corrupt("other"), here).unwrap_err().kind(), ErrorKind::Corrupt);

@@ -180,7 +180,8 @@ impl Refcounts {
         let (per, order) = (self.per_block(), self.order);
         let index = cluster % per;
         let Some(block) = self.block(cluster / per)? else {
-            return Err(Error::corrupt(format!("cluster {cluster} has no refcount")).hint("run check -r all"));
+            return Err(Error::corrupt(format!("cluster {cluster} has no refcount"))
+                .hint("look with cowshed check; qemu-img check -r all repairs, cowshed does not yet"));
         };
         if order < 3 {
             let per_byte = 8u64 >> order;
@@ -202,7 +203,8 @@ impl Refcounts {
     /// Errors: as [`Refcounts::set`]; `Corrupt` when it would go below zero.
     pub fn change(&mut self, cluster: u64, by: i64) -> Result<u64> {
         let now = self.get(cluster)?.checked_add_signed(by).ok_or_else(|| {
-            Error::corrupt(format!("cluster {cluster} is used more often than its refcount says")).hint("run check -r all")
+            Error::corrupt(format!("cluster {cluster} is used more often than its refcount says"))
+                .hint("look with cowshed check; qemu-img check -r all repairs, cowshed does not yet")
         })?;
         self.set(cluster, now)?;
         Ok(now)

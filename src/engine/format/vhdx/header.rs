@@ -109,7 +109,12 @@ pub fn find(dev: &dyn ReadAt) -> Result<Found> {
     // A file this short has been cut: not even the log fits.
     let first = Header::decode(&read_vec(dev, AT[0], BYTES, BYTES)?);
     let second = Header::decode(&read_vec(dev, AT[1], BYTES, BYTES)?);
-    let bad = |why: &str| with_path(Error::corrupt(why).op("read VHDX headers").at(AT[0]).hint("run check on the image"), dev);
+    let bad = |why: &str| {
+        with_path(
+            Error::corrupt(why).op("read VHDX headers").at(AT[0]).hint("copy what can be read: cowshed convert --salvage"),
+            dev,
+        )
+    };
     let mut warnings = Vec::new();
     let (header, slot) = match (first, second) {
         (None, None) => return Err(bad("neither of the two headers is intact")),

@@ -143,7 +143,10 @@ impl Vhdx {
 
     fn corrupt(&self, entry: u64, what: String) -> Error {
         let at = self.bat_at.saturating_add(entry.saturating_mul(8));
-        with_path(Error::corrupt(what).op("read VHDX BAT").at(at).hint("run check on the image"), self.dev.as_ref())
+        with_path(
+            Error::corrupt(what).op("read VHDX BAT").at(at).hint("copy what can be read: cowshed convert --salvage"),
+            self.dev.as_ref(),
+        )
     }
 
     /// Checks that a block of `len` bytes (of which `used` are needed) can be at `at`.

@@ -146,7 +146,7 @@ impl Layout for Writer {
                 Error::corrupt("its BAT has blocks that overlap: writing would make it worse")
                     .op("open for writing")
                     .at(writer.image.bat_at)
-                    .hint("run check on the image"),
+                    .hint("copy what can be read: cowshed convert --salvage"),
                 writer.dev.as_ref(),
             ));
         }

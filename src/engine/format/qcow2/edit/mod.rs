@@ -179,10 +179,13 @@ fn refuse(header: &Header) -> Result<()> {
         );
     }
     if header.incompatible & CORRUPT != 0 {
-        return no("it is marked as damaged", "run check -r all first");
+        return no("it is marked as damaged", "look with cowshed check; qemu-img check -r all repairs, cowshed does not yet");
     }
     if header.incompatible & DIRTY != 0 {
-        return no("it was not closed properly, and its refcounts may be stale", "run check -r all first, which rebuilds them");
+        return no(
+            "it was not closed properly, and its refcounts may be stale",
+            "qemu-img check -r all rebuilds them; cowshed does not repair yet",
+        );
     }
     Ok(())
 }
