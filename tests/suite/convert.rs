@@ -267,3 +267,208 @@ fn every_flag_of_the_reference_tool_is_taken() {
     fails(&["convert", s(&raw)]);
     assert!(fails(&["convert", "-O", "raw", "-c", s(&raw), s(&out)]).contains("compress"));
 }
+
+/// Bytes the file takes on the disk.
+fn stored(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).unwrap().blocks() * 512
+}
+
+fn identical(raw: &Path, format: &str, image: &Path) {
+    qemu_img(&format!("compare -q -f raw -F {format} {} {}", s(raw), s(image)));
+}
+
+#[test]
+fn an_overlay_stores_only_what_differs_from_its_backing_file() {
+    let dir = dir();
+    let base = sample(dir.path());
+    let (raw, out) = (dir.path().join("changed.raw"), dir.path().join("top.qcow2"));
+    let mut bytes = std::fs::read(&base).unwrap();
+    // Changed, made zeros, no longer zeros, and beyond the end of the base.
+    bytes[1 << 20..(1 << 20) + 100_000].fill(5);
+    bytes[2 << 20..(2 << 20) + 200_000].fill(0);
+    bytes[9 << 20..(9 << 20) + 50_000].fill(6);
+    bytes.extend(noise(4, 70_000));
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    std::fs::write(&raw, &bytes).unwrap();
+    for (format, extra) in
+        [("qcow2", ""), ("qcow2", "-c"), ("qcow2", "-o compat=0.10"), ("qcow2", "-o extended_l2=on"), ("qcow", "")]
+    {
+        let args = format!("convert -f raw -O {format} {extra} --verify -B sample.raw -F raw {} {}", s(&raw), s(&out));
+        ok(&args.split_whitespace().collect::<Vec<_>>());
+        identical(&raw, format, &out);
+        // What was copied of the 7 MiB of data is about 420 kB, in clusters of 64 KiB.
+        assert!(stored(&out) < 1_400_000, "{format} {extra}: {} bytes", stored(&out));
+        let info: serde_json::Value =
+            serde_json::from_str(&qemu_img(&format!("info --output json -f {format} {}", s(&out)))).unwrap();
+        assert_eq!(info["backing-filename"], "sample.raw");
+    }
+    // A source that stands on the same base: what comes from there is not even read.
+    let (base, top) = (dir.path().join("base.qcow2"), dir.path().join("a.qcow2"));
+    qemu_img(&format!("convert -O qcow2 -f raw {} {}", s(&dir.path().join("sample.raw")), s(&base)));
+    qemu_img(&format!("create -q -f qcow2 -b base.qcow2 -F qcow2 {}", s(&top)));
+    qemu_io("qcow2", &top, &["write -P 1 100k 10k", "write -z 2M 1M"]);
+    ok(&["convert", "-O", "qcow2", "-B", "base.qcow2", "-F", "qcow2", s(&top), s(&out)]);
+    qemu_img(&format!("compare -q {} {}", s(&top), s(&out)));
+    assert!(stored(&out) < 600_000, "{} bytes", stored(&out));
+}
+
+#[test]
+fn a_backing_file_is_not_replaced_nor_guessed_at() {
+    let dir = dir();
+    let raw = sample(dir.path());
+    let (base, out) = (dir.path().join("base.qcow2"), dir.path().join("out"));
+    qemu_img(&format!("convert -O qcow2 -f raw {} {}", s(&raw), s(&base)));
+    let before = std::fs::read(&base).unwrap();
+    let with = |extra: &[&str], target: &Path| fails(&[&["convert", "-f", "raw"], extra, &[s(&raw), s(target)]].concat());
+    assert!(with(&["-O", "qcow2", "-B", "base.qcow2", "-F", "qcow2"], &base).contains("same file"));
+    assert!(with(&["-O", "qcow2", "-B", "base.qcow2"], &out).contains("-F qcow2"));
+    assert!(with(&["-O", "raw", "-B", "base.qcow2", "-F", "qcow2"], &out).contains("cannot stand on another"));
+    assert!(with(&["-O", "qcow2", "-B", "none.qcow2", "-F", "qcow2"], &out).contains("none.qcow2"));
+    let zero = ["-n", "--target-is-zero", "-O", "qcow2", "-B", "base.qcow2", "-F", "qcow2"];
+    assert!(with(&zero, &out).contains("--target-is-zero"));
+    assert!(std::fs::read(&base).unwrap() == before && !out.exists());
+}
+
+#[test]
+fn compressed_it_is_smaller_and_reads_the_same() {
+    let dir = dir();
+    let raw = dir.path().join("a.raw");
+    let mut bytes = text(1, 5_000_000);
+    bytes.extend(noise(2, 300_000));
+    std::fs::write(&raw, &bytes).unwrap();
+    let packed = |what: &str| {
+        let out = dir.path().join("out");
+        let args = format!("convert -f raw -c --verify {what} {} {}", s(&raw), s(&out));
+        ok(&args.split_whitespace().collect::<Vec<_>>());
+        identical(&raw, what.split_whitespace().nth(1).unwrap(), &out);
+        stored(&out)
+    };
+    let sizes: Vec<_> =
+        ["-O qcow2", "-O qcow2 -o compression_type=zstd", "-O qcow", "-O vmdk -o subformat=streamOptimized"].map(packed).into();
+    assert!(sizes.iter().all(|&n| n > 300_000 && n < 3_000_000), "{sizes:?}");
+    // Into a larger one that is there: its last cluster but not the target's.
+    let out = dir.path().join("there.qcow2");
+    qemu_img(&format!("create -q -f qcow2 {} 10M", s(&out)));
+    ok(&["convert", "-n", "-c", "-f", "raw", "-O", "qcow2", s(&raw), s(&out)]);
+    identical(&raw, "qcow2", &out);
+}
+
+#[test]
+fn joined_sources_of_several_formats() {
+    let dir = dir();
+    let raw = sample(dir.path());
+    let (a, b, all, out) =
+        (dir.path().join("a.qcow2"), dir.path().join("b.vmdk"), dir.path().join("all"), dir.path().join("out.vdi"));
+    qemu_img(&format!("convert -f raw -O qcow2 -c {} {}", s(&raw), s(&a)));
+    qemu_img(&format!("convert -f raw -O vmdk {} {}", s(&raw), s(&b)));
+    qemu_img(&format!("convert -O raw {} {} {}", s(&a), s(&b), s(&all)));
+    ok(&["convert", "-O", "vdi", s(&a), s(&b), s(&out)]);
+    identical(&all, "vdi", &out);
+    assert!(fails(&["convert", "-l", "x", s(&a), s(&b), s(&out)]).contains("snapshot"));
+}
+
+#[test]
+fn an_existing_image_is_made_zero_where_the_source_is() {
+    let dir = dir();
+    let raw = sample(dir.path());
+    let out = dir.path().join("out.qcow2");
+    qemu_img(&format!("create -q -f qcow2 {} 20M", s(&out)));
+    qemu_io("qcow2", &out, &["write -P 9 0 20M"]);
+    ok(&["convert", "-n", "-f", "raw", "-O", "qcow2", s(&raw), s(&out)]);
+    let have = qemu_content("qcow2", &out);
+    let want = std::fs::read(&raw).unwrap();
+    assert!(have[..want.len()] == want[..] && have[want.len()..].iter().all(|&b| b == 9) && have.len() == 20 << 20);
+    // Told that it is zeros, it is believed: nothing is written there.
+    qemu_img(&format!("create -q -f qcow2 {} 20M", s(&out)));
+    ok(&["convert", "-n", "--target-is-zero", "-f", "raw", "-O", "qcow2", s(&raw), s(&out)]);
+    identical(&raw, "qcow2", &out);
+    assert!(stored(&out) < 6 << 20, "{} bytes", stored(&out));
+    qemu_io("qcow2", &out, &["write -P 9 6M 512"]);
+    ok(&["convert", "-n", "--target-is-zero", "-f", "raw", "-O", "qcow2", s(&raw), s(&out)]);
+    assert_eq!(qemu_content("qcow2", &out)[6 << 20], 9);
+}
+
+#[test]
+fn what_can_be_read_of_a_damaged_source_is_salvaged() {
+    let dir = dir();
+    let raw = sample(dir.path());
+    let (image, out) = (dir.path().join("a.qcow2"), dir.path().join("out"));
+    qemu_img(&format!("convert -f raw -O qcow2 -c {} {}", s(&raw), s(&image)));
+    let want = std::fs::read(&raw).unwrap();
+    let mut bytes = std::fs::read(&image).unwrap();
+    // The compressed text cluster at 5 MiB, found as the format lays it out: its deflate stream is made nonsense.
+    let be = |b: &[u8], at: u64| u64::from_be_bytes(b[at as usize..at as usize + 8].try_into().unwrap());
+    let mask = 0x00ff_ffff_ffff_fe00;
+    let l2 = be(&bytes, be(&bytes, 40)) & mask;
+    let entry = be(&bytes, l2 + 8 * (5 << 4));
+    assert!(entry >> 62 & 1 == 1, "not compressed");
+    let at = (entry & ((1 << 54) - 1)) as usize;
+    bytes[at..at + 16].fill(0xff);
+    std::fs::write(&image, &bytes).unwrap();
+    fails(&["convert", "-O", "raw", s(&image), s(&out)]);
+    assert!(!out.exists());
+    let said = cowshed(&["convert", "--salvage", "-O", "raw", s(&image), s(&out)]);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let mut left = want.clone();
+    left[5 << 20..(5 << 20) + 65536].fill(0);
+    assert!(std::fs::read(&out).unwrap() == left);
+
+    // A whole table lost: all it tells of is zeros, the rest is there.
+    qemu_img(&format!("convert -f raw -O qcow2 -o cluster_size=4k {} {}", s(&raw), s(&image)));
+    let mut bytes = std::fs::read(&image).unwrap();
+    // A table of 4 KiB covers 2 MiB; the second one lies beyond the end now.
+    let second = be(&bytes, 40) as usize + 8;
+    bytes[second..second + 8].copy_from_slice(&u64::to_be_bytes(1 << 63 | 1 << 40));
+    std::fs::write(&image, &bytes).unwrap();
+    fails(&["convert", "-O", "raw", s(&image), s(&out)]);
+    ok(&["convert", "--salvage", "-O", "raw", s(&image), s(&out)]);
+    let mut left = want;
+    left[2 << 20..4 << 20].fill(0);
+    assert!(std::fs::read(&out).unwrap() == left);
+}
+
+#[test]
+fn bitmaps_are_never_left_out_in_silence() {
+    let dir = dir();
+    let raw = sample(dir.path());
+    let (image, out) = (dir.path().join("a.qcow2"), dir.path().join("out"));
+    qemu_img(&format!("convert -f raw -O qcow2 {} {}", s(&raw), s(&image)));
+    // None there: nothing is left out.
+    ok(&["convert", "--bitmaps", "-O", "qcow2", s(&image), s(&out)]);
+    qemu_img(&format!("bitmap --add {} today", s(&image)));
+    std::fs::remove_file(&out).unwrap();
+    for format in ["qcow2", "raw"] {
+        let said = fails(&["convert", "--bitmaps", "-O", format, s(&image), s(&out)]);
+        assert!(said.contains("bitmap") && said.contains("hint:"), "{said}");
+        assert!(!out.exists());
+    }
+    let plan = ok(&["convert", "--dry-run", "-O", "qcow2", s(&image), s(&out)]);
+    assert!(plan.contains("1 bitmap(s), which are not copied"), "{plan}");
+}
+
+#[test]
+fn a_target_in_use_is_not_replaced() {
+    let dir = dir();
+    let raw = sample(dir.path());
+    let out = dir.path().join("out.qcow2");
+    qemu_img(&format!("create -q -f qcow2 {} 16M", s(&out)));
+    let before = std::fs::read(&out).unwrap();
+    let mut holder = Command::new("qemu-io")
+        .args(["-f", "qcow2", s(&out)])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("qemu-io is installed by tests/run");
+    // Its prompt comes when it has the image.
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0; 8]).unwrap();
+    for extra in [&["--dry-run"][..], &[], &["-n"]] {
+        let said = fails(&[&["convert", "-f", "raw", "-O", "qcow2"], extra, &[s(&raw), s(&out)]].concat());
+        assert!(said.contains("in use") || said.contains("held") || said.contains("lock"), "{said}");
+    }
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    assert!(std::fs::read(&out).unwrap() == before);
+    ok(&["convert", "-f", "raw", "-O", "qcow2", s(&raw), s(&out)]);
+    identical(&raw, "qcow2", &out);
+}

@@ -9,6 +9,7 @@ mod check;
 mod cli;
 mod common;
 mod convert;
+mod convert_matrix;
 mod cow;
 mod create;
 mod extents;

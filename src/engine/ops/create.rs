@@ -7,13 +7,11 @@ use std::sync::Arc;
 use super::edit::{self, InPlace};
 use super::plan::{Estimate, Plan, PlanFile, Space, Undo};
 use super::stage::Stage;
-use super::{Operation, Outcome};
-use crate::engine::chain::{Chain, OpenOptions};
+use super::{Operation, Outcome, backing};
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Format;
 use crate::engine::format::write::{Below, CreateSpec, NewBacking};
 use crate::engine::io::file::FileId;
-use crate::engine::io::gate::Gate;
 use crate::engine::job::{Claim, JobContext};
 use crate::engine::units::{MIB, SECTOR, parse_size, round_up};
 
@@ -102,14 +100,7 @@ impl Create {
         let (mut protected, mut warnings) = (Vec::new(), Vec::new());
         let backing = match &image.backing {
             None => None,
-            Some(name) => {
-                if !image.format.entry().caps.backing {
-                    return Err(Error::usage(format!("{} images cannot stand on another", image.format))
-                        .op("create")
-                        .hint("qcow2, vmdk, vdi, vhd, vhdx, qcow and cow can"));
-                }
-                Some(backing(&image, name, &mut protected, &mut warnings)?)
-            }
+            Some(name) => Some(backing(&image, name, &mut protected, &mut warnings)?),
         };
         let size = image.size.or(backing.as_ref().map(|b| b.size)).ok_or_else(|| {
             Error::usage("the size is missing")
@@ -131,27 +122,23 @@ impl Create {
 
 /// Looks at the backing file `name` of `image`, or takes it unseen.
 fn backing(image: &ImageSpec, name: &str, protected: &mut Vec<FileId>, warnings: &mut Vec<String>) -> Result<NewBacking> {
-    // Named by the person, not by an image: the gate is for what the file in turn refers to.
-    let path = super::convert::folder(&image.target).join(name.strip_prefix("file:").unwrap_or(name));
+    let wanted = backing::Wanted {
+        verb: "create",
+        target: &image.target,
+        child: image.format,
+        name,
+        format: image.backing_format,
+        roots: &image.roots,
+        follow: image.follow,
+    };
+    wanted.check()?;
     if image.unchecked {
         let size = image.size.ok_or_else(|| Error::usage("with -u the size must be given").op("create").path(&image.target))?;
         let format = image.backing_format.unwrap_or(image.format);
+        let path = wanted.path();
         return Ok(NewBacking { name: name.into(), path, format, size, identity: Default::default(), disk: None });
     }
-    let gate = image.roots.iter().fold(Gate::around(&path), |g, r| g.allow(r)).follow(image.follow);
-    let options = OpenOptions { format: image.backing_format, gate: Some(gate), ..OpenOptions::default() };
-    let chain = Chain::open(&path, &options).op("open the backing file")?;
-    let (Some(node), Some(layer)) = (chain.nodes.first(), chain.layers.first()) else {
-        return Err(Error::usage("the backing file is no image").path(&path));
-    };
-    let format = layer.format();
-    // Where the child records a format, a guess would be believed ever after: what a guest wrote could pass for another format.
-    if image.backing_format.is_none() && matches!(image.format, Format::Qcow2 | Format::Qcow) {
-        return Err(Error::usage("the format of the backing file is not given")
-            .op("create")
-            .path(&image.target)
-            .hint(format!("it looks like {format}: if that is right, add -F {}", format.driver())));
-    }
+    let (chain, backing) = wanted.open()?;
     for below in &chain.nodes {
         if let Ok(meta) = std::fs::metadata(&below.path) {
             protected.push(FileId::of(&meta));
@@ -164,7 +151,7 @@ fn backing(image: &ImageSpec, name: &str, protected: &mut Vec<FileId>, warnings:
             None
         }
     };
-    Ok(NewBacking { name: name.into(), format, size: layer.size(), identity: node.description.identity.clone(), path, disk })
+    Ok(NewBacking { disk, ..backing })
 }
 
 fn is_device(path: &Path) -> bool {

@@ -54,6 +54,13 @@ pub fn hold(path: &Path) -> Result<(WriteDevice, Guard)> {
     Ok((Arc::new(Direct::for_writing(dev)), guard))
 }
 
+/// Holds every file of `disk` while it is read, so that no other process writes it (`shared`: just says that we read).
+pub fn hold_layers(disk: &Disk, shared: bool) -> Result<Vec<Guard>> {
+    let mode = if shared { LockMode::Shared } else { LockMode::Read };
+    let files = (0..disk.layers().len()).flat_map(|layer| disk.files(layer)).filter_map(|dev| dev.as_file());
+    files.map(|file| locks::lock(file, mode)).collect()
+}
+
 /// Refuses when another process holds the file at `path`; one that is not there is held by nobody.
 pub fn refuse_in_use(path: &Path) -> Result<()> {
     match FileDevice::open(path) {

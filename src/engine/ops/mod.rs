@@ -2,6 +2,7 @@
 //!
 //! They know formats only through the table and the traits of [`crate::engine::format`], and neither screens nor arguments.
 
+mod backing;
 pub mod check;
 pub mod compare;
 pub mod convert;

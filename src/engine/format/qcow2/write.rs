@@ -5,6 +5,7 @@
 
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::io::read_padded;
+use crate::engine::units::{SECTOR, round_up};
 
 use super::compression;
 use super::tables::{COMPRESSED, COPIED, OFFSET, Packed, ZERO};
@@ -243,7 +244,9 @@ impl Shared {
     /// not save anything.
     pub fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<()> {
         let size = self.geometry.cluster();
-        let whole = data.len() as u64 == size || (offset + data.len() as u64 == self.size() && (data.len() as u64) < size);
+        let len = data.len() as u64;
+        // The last one may be short, and a source may end within its last sector.
+        let whole = len == size || (len < size && round_up(offset.saturating_add(len), SECTOR) == Some(self.size()));
         if self.data.is_some() {
             return Err(Error::unsupported("an image with an external data file does not store compressed data"));
         }

@@ -3,20 +3,23 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::source::Sources;
+use super::source::{Sources, same_file};
 use super::spec::ConvertSpec;
-use crate::engine::chain::{Chain, Disk, OpenOptions};
+use crate::engine::chain::Disk;
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::write::{Below, NewBacking};
-use crate::engine::io::ReadAt;
 use crate::engine::io::file::FileId;
-use crate::engine::io::gate::Gate;
-use crate::engine::io::read_padded;
+use crate::engine::io::locks::Guard;
+use crate::engine::io::{ReadAt, read_padded};
 use crate::engine::model::{Extent, Kind};
+use crate::engine::ops::backing::Wanted;
+use crate::engine::ops::edit;
 
 /// The disk of the backing file.
 pub(super) struct Baseline {
     disk: Arc<Disk>,
+    /// Every file of its chain.
+    files: Vec<(PathBuf, FileId)>,
     /// The same chain stands below the source, from this layer of it on.
     shared_from: Option<usize>,
 }
@@ -25,27 +28,50 @@ impl Baseline {
     /// Opens the backing file that `spec` names, if it names one, and says how to record it.
     pub(super) fn open(spec: &ConvertSpec, sources: &Sources) -> Result<Option<(Baseline, NewBacking)>> {
         let Some(name) = &spec.backing else { return Ok(None) };
-        // Named by the person, not by an image: the gate is for what the file in turn refers to.
-        let path = locate(&spec.target, name);
-        let gate = spec.roots.iter().fold(Gate::around(&path), |g, r| g.allow(r)).follow(spec.follow);
-        let options = OpenOptions { format: spec.backing_format, gate: Some(gate), ..OpenOptions::default() };
-        let chain = Chain::open(&path, &options).op("open the backing file")?;
+        if spec.target_is_zero {
+            return Err(Error::usage("a target that stands on a backing file does not read as zeros")
+                .op("convert")
+                .hint("leave out --target-is-zero or -B"));
+        }
+        let (chain, backing) = Wanted {
+            verb: "convert",
+            target: &spec.target,
+            child: spec.format,
+            name,
+            format: spec.backing_format,
+            roots: &spec.roots,
+            follow: spec.follow,
+        }
+        .open()?;
         let disk = Arc::new(chain.disk()?);
-        let (Some(node), Some(layer)) = (chain.nodes.first(), chain.layers.first()) else {
-            return Err(Error::usage("the backing file is no image").path(&path));
-        };
-        let backing = NewBacking {
-            name: name.clone(),
-            format: spec.backing_format.unwrap_or_else(|| layer.format()),
-            size: layer.size(),
-            identity: node.description.identity.clone(),
-            path: path.clone(),
-            disk: Some(Below(disk.clone())),
-        };
-        let id = FileId::of(&std::fs::metadata(&path).path(&path)?);
+        let mut files = Vec::new();
+        for dev in (0..disk.layers().len()).flat_map(|layer| disk.files(layer)) {
+            if let Some(file) = dev.as_file() {
+                files.push((file.path().unwrap_or(&backing.path).to_path_buf(), file.id()?));
+            }
+        }
+        let target = std::fs::metadata(&spec.target).ok().map(|m| FileId::of(&m));
+        if let Some((path, _)) = files.iter().find(|(_, id)| target == Some(*id)) {
+            return Err(same_file(&spec.target, path));
+        }
+        let id = FileId::of(&std::fs::metadata(&backing.path).path(&backing.path)?);
         // Only when the present state of one image is read: a snapshot's layers may stand for other content.
         let shared_from = if spec.snapshot.is_none() { sources.layer_of(id) } else { None };
-        Ok(Some((Baseline { disk, shared_from }, backing)))
+        let backing = NewBacking { disk: Some(Below(disk.clone())), ..backing };
+        Ok(Some((Baseline { disk, files, shared_from }, backing)))
+    }
+
+    /// Every file that is read.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+    /// The identity of every file that is read.
+    pub(super) fn ids(&self) -> impl Iterator<Item = FileId> {
+        self.files.iter().map(|(_, id)| *id)
+    }
+    /// Holds every file so that no other process writes it meanwhile (`shared`: just says that we read).
+    pub(super) fn hold(&self, shared: bool) -> Result<Vec<Guard>> {
+        edit::hold_layers(&self.disk, shared)
     }
 
     /// True when the range comes from the very files the baseline consists of.
@@ -66,9 +92,4 @@ impl Baseline {
     pub(super) fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
         read_padded(self.disk.as_ref(), at, buf)
     }
-}
-
-/// Where a backing name of the image at `target` points.
-fn locate(target: &Path, name: &str) -> PathBuf {
-    super::folder(target).join(name.strip_prefix("file:").unwrap_or(name))
 }

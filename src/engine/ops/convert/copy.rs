@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 
 use super::baseline::Baseline;
-use super::source::Sources;
+use super::source::{SALVAGE, Sources};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::format::write::DiskWriter;
 use crate::engine::io::bytes::is_zero;
@@ -18,6 +18,7 @@ use crate::engine::job::progress::Spent;
 use crate::engine::limits::COPY_CHUNK;
 use crate::engine::model::Kind;
 use crate::engine::ops::pipeline::{Chunk, Turn, Work};
+use crate::engine::units::SECTOR;
 
 /// Bytes of a chunk: long enough for the disk, short enough that a pause comes soon.
 pub(super) const CHUNK: u64 = COPY_CHUNK as u64;
@@ -25,8 +26,6 @@ pub(super) const CHUNK: u64 = COPY_CHUNK as u64;
 const STEPS: usize = 4096;
 /// Zeros are looked for in pieces of at most this: a format's unit may be 32 MiB, and a hole of a few clusters is worth having.
 const MAX_GRAIN: u64 = 64 << 10;
-/// Bytes left out at a time where a source cannot be read.
-const SALVAGE: usize = 4096;
 
 /// The digest of a range of the content, taken while it was copied.
 pub(super) struct Piece {
@@ -92,6 +91,11 @@ impl Copy<'_> {
         self.writer.unit().clamp(4096, CHUNK)
     }
 
+    /// True for a range that ends where the target does; a source may end within the last sector.
+    fn last(&self, end: u64) -> bool {
+        end.next_multiple_of(SECTOR) == self.writer.size().next_multiple_of(SECTOR)
+    }
+
     /// Bytes that are judged together: all zeros or not, equal to the baseline or not.
     fn grain(&self) -> usize {
         if self.manner.compress {
@@ -145,8 +149,8 @@ impl Copy<'_> {
 
     /// Reads what can be read, zeros where nothing can.
     fn salvage(&self, at: u64, data: &mut [u8]) {
-        for (i, part) in data.chunks_mut(SALVAGE).enumerate() {
-            let offset = at + (i * SALVAGE) as u64;
+        for (i, part) in data.chunks_mut(SALVAGE as usize).enumerate() {
+            let offset = at + i as u64 * SALVAGE;
             let read = self.sources.extent(offset, part.len() as u64).and_then(|e| self.sources.read(&e, part));
             if read.is_err() {
                 part.fill(0);
@@ -197,7 +201,7 @@ impl Copy<'_> {
         let unit = self.unit();
         let whole = |range: &Range<usize>| {
             let end = start + range.end as u64;
-            (start + range.start as u64).is_multiple_of(unit) && (end.is_multiple_of(unit) || end == self.writer.size())
+            (start + range.start as u64).is_multiple_of(unit) && (end.is_multiple_of(unit) || self.last(end))
         };
         self.job.progress.time(Spent::Cpu, || {
             runs.iter()
@@ -229,7 +233,10 @@ impl Copy<'_> {
                 let unit = self.unit() as usize;
                 for (i, part) in data.chunks(unit).enumerate() {
                     self.job.stop_if_asked()?;
-                    self.persist(|| self.writer.write_compressed(offset + (i * unit) as u64, part))?;
+                    let at = offset + (i * unit) as u64;
+                    // The source may end within a unit of a larger target.
+                    let whole = part.len() == unit || self.last(at + part.len() as u64);
+                    self.persist(|| if whole { self.writer.write_compressed(at, part) } else { self.writer.write(at, part) })?;
                 }
                 self.job.progress.add_written(data.len() as u64);
                 Ok(())

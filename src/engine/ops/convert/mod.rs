@@ -13,11 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 pub use spec::{ConvertSpec, SPARSE};
 
+use self::baseline::Baseline;
 use self::source::Sources;
+use super::edit;
 use super::plan::{Estimate, Plan, PlanFile, Space, Undo};
 use super::{Operation, Outcome};
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Format;
+use crate::engine::format::write::NewBacking;
 use crate::engine::job::{Claim, JobContext};
 
 /// The operation of a [`ConvertSpec`].
@@ -49,6 +52,15 @@ impl Convert {
         Estimate { likely: tables(likely), worst: tables(data.worst) }
     }
 
+    /// Opens all that is read; refuses what would harm it, and what cannot be done.
+    fn open(&self) -> Result<(Sources, Option<(Baseline, NewBacking)>)> {
+        let sources = Sources::open(&self.spec)?;
+        sources.refuse(&self.spec.target)?;
+        sources.refuse_bitmaps(&self.spec)?;
+        let baseline = Baseline::open(&self.spec, &sources)?;
+        Ok((sources, baseline))
+    }
+
     fn option(&self, name: &str) -> Option<&str> {
         self.spec.options.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
@@ -66,17 +78,17 @@ pub(super) fn folder(path: &Path) -> PathBuf {
 
 impl Operation for Convert {
     fn claims(&self) -> Result<Vec<Claim>> {
-        let sources = Sources::open(&self.spec)?;
-        sources.refuse(&self.spec.target)?;
-        let mut claims: Vec<Claim> = sources.paths().map(Claim::read).collect();
+        let (sources, baseline) = self.open()?;
+        let below = baseline.iter().flat_map(|(b, _)| b.paths());
+        let mut claims: Vec<Claim> = sources.paths().chain(below).map(Claim::read).collect();
         claims.push(Claim::write(&self.spec.target));
         Ok(claims)
     }
 
     fn plan(&self) -> Result<Plan> {
         let spec = &self.spec;
-        let sources = Sources::open(spec)?;
-        sources.refuse(&spec.target)?;
+        let (sources, baseline) = self.open()?;
+        edit::refuse_in_use(&spec.target)?;
         let data = sources.estimate()?;
         let needed = self.estimate(sources.size(), data);
         let on = folder(&spec.target);
@@ -87,10 +99,13 @@ impl Operation for Convert {
             read_bytes: data.likely,
             write_bytes: needed,
             undo: Undo::DeleteResult,
-            losses: sources.losses(spec),
+            losses: sources.losses(),
             warnings: sources.warnings().to_vec(),
             ..Plan::default()
         };
+        if let Some((_, b)) = &baseline {
+            plan.reads.push(PlanFile { path: b.path.clone(), what: format!("{} image to stand on, never written", b.format) });
+        }
         let existing = std::fs::metadata(&spec.target).ok();
         let device = existing.as_ref().is_some_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type()));
         if spec.in_place || device {
@@ -115,7 +130,8 @@ impl Operation for Convert {
     }
 
     fn run(&self, plan: &Plan, job: &JobContext) -> Result<Outcome> {
-        run::run(&self.spec, plan, job, &self.kept)
+        let (sources, baseline) = self.open()?;
+        run::run(&self.spec, &sources, baseline, plan, job, &self.kept)
     }
 
     fn journal_target(&self) -> Option<PathBuf> {

@@ -13,6 +13,7 @@ use super::target::Target;
 use super::verify;
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::format::write::NewBacking;
+use crate::engine::io::file::FileId;
 use crate::engine::job::JobContext;
 use crate::engine::ops::Outcome;
 use crate::engine::ops::pipeline::{self, Pace};
@@ -36,17 +37,27 @@ struct State {
 }
 
 /// Does it. `kept` is set when partial files were left on purpose.
-pub(super) fn run(spec: &ConvertSpec, plan: &Plan, job: &JobContext, kept: &AtomicBool) -> Result<Outcome> {
+pub(super) fn run(
+    spec: &ConvertSpec,
+    sources: &Sources,
+    baseline: Option<(Baseline, NewBacking)>,
+    plan: &Plan,
+    job: &JobContext,
+    kept: &AtomicBool,
+) -> Result<Outcome> {
     if let Some(rate) = spec.rate {
         job.set_limit(rate);
     }
-    let sources = Sources::open(spec)?;
-    sources.refuse(&spec.target)?;
-    let _held = sources.hold(spec.force_share)?;
-    let (baseline, backing) = Baseline::open(spec, &sources)?.unzip();
-    let target = match resumed(spec, &sources, backing.clone(), job)? {
+    let (baseline, backing) = baseline.unzip();
+    let mut held = sources.hold(spec.force_share)?;
+    let mut protected = sources.ids();
+    if let Some(baseline) = &baseline {
+        held.extend(baseline.hold(spec.force_share)?);
+        protected.extend(baseline.ids());
+    }
+    let target = match resumed(spec, sources, &protected, backing.clone(), job)? {
         Some(target) => target,
-        None => Target::open(spec, &sources, sources.size(), backing)?,
+        None => Target::open(spec, protected, sources.size(), backing)?,
     };
     let passes = 1 + u64::from(spec.verify);
     job.progress.set_total(plan.read_bytes.saturating_mul(passes).max(1));
@@ -55,7 +66,7 @@ pub(super) fn run(spec: &ConvertSpec, plan: &Plan, job: &JobContext, kept: &Atom
 
     let state = State {
         plan: essence(spec),
-        sources: fingerprint(&sources),
+        sources: fingerprint(sources),
         partial: crate::engine::ops::stage::partial_name(&spec.target),
         extras: target.extras(),
     };
@@ -70,7 +81,7 @@ pub(super) fn run(spec: &ConvertSpec, plan: &Plan, job: &JobContext, kept: &Atom
     let manner =
         Manner { blank: target.blank, compress: spec.compress, sparse: spec.sparse, salvage: spec.salvage, digests: spec.verify };
     let copy = Copy {
-        sources: &sources,
+        sources,
         // What an existing target holds is not known, so nothing of it can be taken for granted.
         baseline: baseline.as_ref().filter(|_| target.blank),
         writer: target.writer.clone(),
@@ -103,7 +114,7 @@ pub(super) fn run(spec: &ConvertSpec, plan: &Plan, job: &JobContext, kept: &Atom
     if spec.verify {
         job.progress.set_phase("verifying");
         let pieces = pieces.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        verify::compare(&target, &sources, pieces, job)?;
+        verify::compare(&target, sources, pieces, job)?;
     }
     job.finishing()?;
     let made = target.commit()?;
@@ -135,7 +146,13 @@ fn workers(spec: &ConvertSpec) -> usize {
 }
 
 /// The target of an earlier run, when there is one to go on with and that was asked for; says why not when there is none.
-fn resumed(spec: &ConvertSpec, sources: &Sources, backing: Option<NewBacking>, job: &JobContext) -> Result<Option<Target>> {
+fn resumed(
+    spec: &ConvertSpec,
+    sources: &Sources,
+    protected: &[FileId],
+    backing: Option<NewBacking>,
+    job: &JobContext,
+) -> Result<Option<Target>> {
     if !spec.resume {
         return Ok(None);
     }
@@ -143,7 +160,7 @@ fn resumed(spec: &ConvertSpec, sources: &Sources, backing: Option<NewBacking>, j
         None => "no earlier run of it is in the journal".to_string(),
         Some((durable, state)) => match check(spec, sources, &state) {
             Err(why) => why,
-            Ok(state) => match Target::resume(spec, sources, backing, &state.extras, durable) {
+            Ok(state) => match Target::resume(spec, protected.to_vec(), backing, &state.extras, durable) {
                 Ok(target) => {
                     job.log(format!("goes on at {durable}, where an earlier run was durable"));
                     job.progress.add_skipped(durable);

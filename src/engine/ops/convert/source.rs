@@ -6,16 +6,21 @@ use std::time::{Duration, Instant};
 use super::spec::ConvertSpec;
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
+use crate::engine::format::Format;
 use crate::engine::io::direct::Direct;
 use crate::engine::io::file::FileId;
 use crate::engine::io::gate::Gate;
-use crate::engine::io::locks::{self, Guard, LockMode};
+use crate::engine::io::locks::Guard;
 use crate::engine::io::{ReadAt, read_padded};
 use crate::engine::model::{Extent, Kind};
+use crate::engine::ops::edit;
 use crate::engine::ops::plan::{Estimate, PlanFile};
 
 /// How long planning may look for data before it guesses.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Bytes left out at a time where a source cannot be read.
+pub(super) const SALVAGE: u64 = 4096;
 
 /// One disk of several joined end to end.
 struct Part {
@@ -44,6 +49,8 @@ pub(in crate::engine::ops) struct Sources {
     files: Vec<SourceFile>,
     size: u64,
     warnings: Vec<String>,
+    /// Where a table cannot be read the disk is taken as data, which then cannot be read either: it is left out in pieces.
+    salvage: bool,
 }
 
 impl Sources {
@@ -55,7 +62,7 @@ impl Sources {
         if spec.sources.len() > 1 && spec.snapshot.is_some() {
             return Err(Error::usage("a snapshot of several joined images makes no sense"));
         }
-        let mut out = Sources { parts: Vec::new(), files: Vec::new(), size: 0, warnings: Vec::new() };
+        let mut out = Sources { parts: Vec::new(), files: Vec::new(), size: 0, warnings: Vec::new(), salvage: spec.salvage };
         for path in &spec.sources {
             out.add(path, spec)?;
         }
@@ -137,36 +144,53 @@ impl Sources {
         }
         let id = FileId::of(&meta);
         match self.files.iter().find(|f| f.id == id) {
-            Some(f) => Err(Error::usage(format!("the target is the same file as {}, which is read", f.path.display()))
-                .op("convert")
-                .path(target)
-                .hint("choose another name; the source stays as it is")),
+            Some(f) => Err(same_file(target, &f.path)),
             None => Ok(()),
         }
     }
 
     /// Holds every file so that no other process writes it meanwhile (`shared`: just says that we read).
     pub(super) fn hold(&self, shared: bool) -> Result<Vec<Guard>> {
-        let mode = if shared { LockMode::Shared } else { LockMode::Read };
-        let device = |f: &SourceFile| self.parts.get(f.part)?.disk.files(f.layer).get(f.index).cloned();
         let mut guards = Vec::new();
-        for dev in self.files.iter().filter_map(device) {
-            if let Some(file) = dev.as_file() {
-                guards.push(locks::lock(file, mode)?);
-            }
+        for part in &self.parts {
+            guards.extend(edit::hold_layers(&part.disk, shared)?);
         }
         Ok(guards)
     }
 
+    /// Refuses `--bitmaps` where one would be left behind: what was asked for by name is not dropped in silence.
+    pub(super) fn refuse_bitmaps(&self, spec: &ConvertSpec) -> Result<()> {
+        if !spec.bitmaps {
+            return Ok(());
+        }
+        if spec.format != Format::Qcow2 {
+            return Err(Error::unsupported(format!("{} images hold no bitmaps", spec.format))
+                .op("convert")
+                .hint("leave out --bitmaps, or choose qcow2"));
+        }
+        for node in self.parts.iter().filter_map(|p| p.chain.nodes.first()) {
+            let wanted = node.description.bitmaps.iter().filter(|b| !(b.in_use && spec.skip_broken_bitmaps)).count();
+            if wanted > 0 {
+                return Err(Error::unsupported(format!("it has {wanted} bitmap(s), which cannot be copied yet"))
+                    .op("convert")
+                    .path(&node.path)
+                    .hint(
+                        "without --bitmaps the content is converted; `qemu-img bitmap --add` and `--merge` copy bitmaps after it",
+                    ));
+            }
+        }
+        Ok(())
+    }
+
     /// What will not be in the target.
-    pub(super) fn losses(&self, spec: &ConvertSpec) -> Vec<String> {
+    pub(super) fn losses(&self) -> Vec<String> {
         let mut out = Vec::new();
         for node in self.parts.iter().filter_map(|p| p.chain.nodes.first()) {
             let (snapshots, bitmaps) = (node.description.snapshots.len(), node.description.bitmaps.len());
             if snapshots > 0 {
                 out.push(format!("{} has {snapshots} internal snapshot(s), which are not copied", node.path.display()));
             }
-            if bitmaps > 0 && !spec.bitmaps {
+            if bitmaps > 0 {
                 out.push(format!("{} has {bitmaps} bitmap(s), which are not copied", node.path.display()));
             }
         }
@@ -211,9 +235,14 @@ impl Sources {
     /// What lies at guest byte `offset`, at most `max` bytes, within one disk. `offset` of the answer is the whole's.
     pub(super) fn extent(&self, offset: u64, max: u64) -> Result<Extent> {
         let Some(part) = self.part(offset) else { return Err(Error::new(ErrorKind::Internal, "an offset in no disk")) };
-        let mut e = part.disk.extent(offset - part.start, max)?;
-        e.offset = offset;
-        Ok(e)
+        match part.disk.extent(offset - part.start, max) {
+            Ok(e) => Ok(Extent { offset, ..e }),
+            Err(_) if self.salvage => {
+                let len = (SALVAGE - offset % SALVAGE).min(max).min(part.start + part.disk.size() - offset);
+                Ok(Extent { offset, len, kind: Kind::Data, depth: 0, place: None })
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// Reads the beginning of `extent` (as [`Sources::extent`] gave it) into `buf`.
@@ -246,4 +275,12 @@ impl Sources {
         }
         Ok(())
     }
+}
+
+/// The error for a target that is a file which is read, called `read`.
+pub(super) fn same_file(target: &Path, read: &Path) -> Error {
+    Error::usage(format!("the target is the same file as {}, which is read", read.display()))
+        .op("convert")
+        .path(target)
+        .hint("choose another name; the source stays as it is")
 }

@@ -4,12 +4,12 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::source::Sources;
 use super::spec::ConvertSpec;
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Source;
 use crate::engine::format::write::{CreateSpec, DiskWriter, NewBacking, NewFiles, WriteSource};
 use crate::engine::io::WriteDevice;
+use crate::engine::io::file::FileId;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::locks::Guard;
 use crate::engine::ops::edit::{self, Editing, InPlace};
@@ -32,8 +32,8 @@ enum Place {
 }
 
 impl Target {
-    /// Makes or opens the target of `spec`, for a disk of `size` bytes.
-    pub(super) fn open(spec: &ConvertSpec, sources: &Sources, size: u64, backing: Option<NewBacking>) -> Result<Target> {
+    /// Makes or opens the target of `spec`, for a disk of `size` bytes. The files `protected` are never replaced.
+    pub(super) fn open(spec: &ConvertSpec, protected: Vec<FileId>, size: u64, backing: Option<NewBacking>) -> Result<Target> {
         if spec.compress && !spec.format.entry().caps.compression {
             return Err(Error::unsupported(format!("{} images cannot store data compressed", spec.format))
                 .op("convert")
@@ -59,7 +59,8 @@ impl Target {
             let blank = spec.target_is_zero || spec.format != crate::engine::format::Format::Raw;
             return Ok(Target { writer, blank, from: 0, place: Place::Existing(spec.target.clone(), dev, guard) });
         }
-        let stage = Stage::new(&spec.target, sources.ids())?;
+        edit::refuse_in_use(&spec.target)?;
+        let stage = Stage::new(&spec.target, protected)?;
         let writer = create(&wanted, &stage).path(&spec.target)?;
         Ok(Target { writer, blank: true, from: 0, place: Place::New(Box::new(stage)) })
     }
@@ -80,7 +81,7 @@ impl Target {
     /// What an earlier run of the same conversion left, going on at guest byte `from`.
     pub(super) fn resume(
         spec: &ConvertSpec,
-        sources: &Sources,
+        protected: Vec<FileId>,
         backing: Option<NewBacking>,
         extras: &[String],
         from: u64,
@@ -91,7 +92,7 @@ impl Target {
             .open_write
             .filter(|_| extras.is_empty())
             .ok_or_else(|| Error::unsupported(format!("a half-written {} image cannot be gone on with", spec.format)))?;
-        let stage = Stage::resume(&spec.target, extras, sources.ids())?;
+        let stage = Stage::resume(&spec.target, extras, protected)?;
         let dev = stage.image();
         let source = Source { dev: dev.clone(), path: stage.partial(), gate: Gate::around(&spec.target) };
         let below = backing.and_then(|b| b.disk);
