@@ -36,6 +36,16 @@ pub fn room(folder: &Path) -> Result<u64> {
     sys::free_space(folder).op("ask the free space").path(folder)
 }
 
+/// Refuses a target that is there and is no regular file: nothing else is ever replaced.
+pub fn replaceable(target: &Path) -> Result<()> {
+    match std::fs::metadata(target) {
+        Ok(meta) if !meta.is_file() => {
+            Err(Error::usage("it is there already, and is no regular file that could be replaced").op("create").path(target))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// End of every partial file's name.
 pub const SUFFIX: &str = ".cowshed-partial";
 
@@ -87,13 +97,7 @@ impl Stage {
     fn empty(target: &Path, protected: Vec<FileId>) -> Result<Stage> {
         // A link is followed, as whoever opens the name would: the file it points to is replaced, not the link.
         let target = std::fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
-        if let Ok(meta) = std::fs::metadata(&target)
-            && !meta.is_file()
-        {
-            return Err(Error::usage("it is there already, and is no regular file that could be replaced")
-                .op("create")
-                .path(&target));
-        }
+        replaceable(&target)?;
         let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
         let meta = std::fs::metadata(&folder).op("create").path(&target)?;
         if !meta.is_dir() {

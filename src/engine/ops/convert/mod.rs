@@ -88,7 +88,6 @@ impl Operation for Convert {
     fn plan(&self) -> Result<Plan> {
         let spec = &self.spec;
         let (sources, baseline) = self.open()?;
-        edit::refuse_in_use(&spec.target)?;
         let data = sources.estimate()?;
         let needed = self.estimate(sources.size(), data);
         let on = folder(&spec.target);
@@ -108,6 +107,10 @@ impl Operation for Convert {
         }
         let existing = std::fs::metadata(&spec.target).ok();
         let device = existing.as_ref().is_some_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type()));
+        if !spec.in_place && !device {
+            super::stage::replaceable(&spec.target)?;
+        }
+        edit::refuse_in_use(&spec.target)?;
         if spec.in_place || device {
             let what = if device { "block device, overwritten" } else { "existing image, overwritten in place" };
             plan.writes = vec![PlanFile { path: spec.target.clone(), what: what.into() }];
