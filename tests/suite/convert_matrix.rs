@@ -193,3 +193,39 @@ fn of_every_size() {
         to_all(&truth, ConvertSpec { source_format: Some(Format::Raw), ..ConvertSpec::new(&truth, "", Format::Raw) });
     }
 }
+
+#[test]
+fn onto_a_backing_file_of_the_same_format() {
+    use std::os::unix::fs::FileExt;
+    let dir = dir();
+    let base = truth(dir.path(), SIZE);
+    let changed = dir.path().join("changed.raw");
+    std::fs::copy(&base, &changed).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&changed).unwrap();
+    // Within a unit, zeros over data, data over nothing, and the last sector.
+    for (at, data) in
+        [(1000, noise(5, 70)), (3 << 20, vec![0; 300_000]), (30 << 20, noise(6, 200_000)), (SIZE - 512, vec![0; 512])]
+    {
+        file.write_all_at(&data, at).unwrap();
+    }
+    let raw = |from: &Path, to: &Path, format| ConvertSpec {
+        source_format: Some(Format::Raw),
+        options: options(if format == Format::Vhd { "force_size=on" } else { "" }),
+        ..ConvertSpec::new(from, to, format)
+    };
+    for format in [Format::Qcow2, Format::Qcow, Format::Cow, Format::Vmdk, Format::Vdi, Format::Vhd, Format::Vhdx] {
+        let name = format!("base.{format}");
+        let (below, top) = (dir.path().join(&name), dir.path().join(format!("top.{format}")));
+        convert(raw(&base, &below, format));
+        let before = std::fs::read(&below).unwrap();
+        convert(ConvertSpec { backing: Some(name), backing_format: Some(format), ..raw(&changed, &top, format) });
+        let (a, b) = (disk(&changed, Format::Raw), disk(&top, format));
+        assert_eq!(b.layers().len(), 2, "{format}");
+        assert_eq!(compare(&a, &b, false, &|_| ()).unwrap(), Outcome::Same, "{format}");
+        // What qemu-img reads through; it does not know the parents of the others.
+        if matches!(format, Format::Qcow2 | Format::Qcow | Format::Vmdk) {
+            qemu_img(&format!("compare -q -f raw -F {format} {} {}", s(&changed), s(&top)));
+        }
+        assert!(std::fs::read(&below).unwrap() == before, "{format}");
+    }
+}
