@@ -2,7 +2,7 @@
 //! itself. Durable at the end on every side: `qemu-img` is followed by `sync FILE`, cowshed flushes by itself.
 //!
 //! `cargo bench --bench convert -- [LINE…]` runs the lines whose names contain one of the words; `BENCH_WARM=1` keeps the caches.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_lossless)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_lossless, clippy::type_complexity)]
 
 mod common;
 
