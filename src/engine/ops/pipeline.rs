@@ -222,11 +222,13 @@ mod tests {
         fail_at: Option<u64>,
         panic_at: Option<u64>,
         ordered: bool,
+        /// Where the copy begins.
+        from: u64,
     }
 
     impl Notes {
         fn new() -> Self {
-            Notes { copied: Mutex::default(), settled: AtomicU64::new(0), fail_at: None, panic_at: None, ordered: false }
+            Notes { copied: Mutex::default(), settled: AtomicU64::new(0), fail_at: None, panic_at: None, ordered: false, from: 0 }
         }
         fn copied(&self) -> Vec<u64> {
             self.copied.lock().unwrap().clone()
@@ -254,7 +256,7 @@ mod tests {
         }
         fn settle(&self, done: u64) -> Result<()> {
             let copied = self.copied();
-            assert!((0..done).step_by(10).all(|o| copied.contains(&o)), "{done} settled with a gap");
+            assert!((self.from..done).step_by(10).all(|o| copied.contains(&o)), "{done} settled with a gap");
             self.settled.store(done, SeqCst);
             Ok(())
         }
@@ -274,7 +276,7 @@ mod tests {
 
     #[test]
     fn in_order_when_turns_are_taken() {
-        let work = Notes { ordered: true, ..Notes::new() };
+        let work = Notes { ordered: true, from: 500, ..Notes::new() };
         run(&work, 500, PACE, &JobContext::detached()).unwrap();
         assert_eq!(work.copied(), (500..1000).step_by(10).collect::<Vec<_>>());
     }
@@ -283,7 +285,10 @@ mod tests {
     fn one_failure_stops_all() {
         let work = Notes { fail_at: Some(200), ordered: true, ..Notes::new() };
         let e = run(&work, 0, PACE, &JobContext::detached()).unwrap_err();
-        assert_eq!((e.why(), work.copied().len()), ("as asked", 20));
+        assert_eq!(e.why(), "as asked");
+        // Those before it may have been waiting for their turn; nothing behind it was written, and nothing out of order.
+        let copied = work.copied();
+        assert!(copied.len() <= 20 && copied.iter().enumerate().all(|(i, o)| *o == i as u64 * 10), "{copied:?}");
     }
 
     #[test]
