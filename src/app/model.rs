@@ -147,6 +147,9 @@ pub struct Model {
     pub done: bool,
     /// Something visible changed since the last drawing.
     pub dirty: bool,
+    /// Something changed behind the scenes, to be drawn by then, or with the next key. If it were drawn at once, a key right after
+    /// it would have to wait for the next frame.
+    pub later: Option<u64>,
     /// Jobs that still run are left so that they can be resumed.
     pub leave_jobs: bool,
     /// The signal that ended it.
@@ -249,7 +252,11 @@ impl Model {
         let notice = self.notice.as_ref().map(|n| n.until);
         let frame = self.moving().then(|| (self.now.ms / 125 + 1) * 125);
         let jobs = (self.live_jobs() > 0).then(|| (self.now.ms / 250 + 1) * 250);
-        [notice, frame, jobs].into_iter().flatten().min()
+        [notice, frame, jobs, self.later].into_iter().flatten().min()
+    }
+    /// Notes that something changed behind the scenes.
+    pub fn changed_behind(&mut self) {
+        self.later.get_or_insert(self.now.ms + 60);
     }
     /// Tells something at the bottom of the screen.
     pub fn tell(&mut self, text: impl Into<String>, level: Level) {

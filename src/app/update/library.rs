@@ -159,7 +159,7 @@ pub(super) fn loaded(m: &mut Model, snapshot: Snapshot) -> Vec<Effect> {
     }
     m.library.loading = !done;
     m.library.replace(library, (grouping == m.library.grouping).then_some(forest));
-    m.dirty = true;
+    m.changed_behind();
     let effects = super::super::session::arrive(m);
     if done {
         m.pending = None;
@@ -174,7 +174,7 @@ pub(super) fn locks(m: &mut Model, news: Vec<(EntryId, LockState)>) -> Vec<Effec
         m.library.data.set_lock(id, lock);
     }
     m.library.count();
-    m.dirty = true;
+    m.changed_behind();
     Vec::new()
 }
 
@@ -182,7 +182,7 @@ pub(super) fn allocated(m: &mut Model, news: Vec<(EntryId, u64)>) -> Vec<Effect>
     for (id, bytes) in news {
         m.library.data.set_allocated(id, bytes);
     }
-    m.dirty = true;
+    m.changed_behind();
     Vec::new()
 }
 

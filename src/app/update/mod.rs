@@ -62,6 +62,7 @@ pub fn update(m: &mut Model, message: Message) -> Vec<Effect> {
 /// Takes in what drawing found out: areas for the mouse, lines shown, cells of the map.
 pub fn drawn(m: &mut Model, hits: Hits) -> Vec<Effect> {
     m.dirty = false;
+    m.later = None;
     for &(pane, height, len) in &hits.panes {
         let (scroll, count) = m.scroll_of(pane);
         scroll.height = height;
@@ -87,6 +88,9 @@ pub fn drawn(m: &mut Model, hits: Hits) -> Vec<Effect> {
 fn tick(m: &mut Model) {
     if m.notice.as_ref().is_some_and(|n| n.until <= m.now.ms) {
         m.notice = None;
+        m.dirty = true;
+    }
+    if m.later.is_some_and(|at| at <= m.now.ms) {
         m.dirty = true;
     }
     m.dirty |= m.moving();

@@ -246,6 +246,15 @@ fn nothing_moves_when_nothing_happens() {
     let mut m = start();
     m.notice = None;
     assert_eq!(m.wake(), None, "no timer while idle");
+    // News from behind are drawn a little later, or with the next key.
+    update(&mut m, Message::Locks(Vec::new()));
+    m.dirty = false;
+    assert_eq!(m.wake(), Some(m.now.ms + 60));
+    m.now.ms += 60;
+    update(&mut m, Message::Tick);
+    assert!(m.dirty);
+    crate::app::update::drawn(&mut m, Hits::default());
+    assert_eq!(m.wake(), None);
     m.dirty = false;
     update(&mut m, Message::Tick);
     assert!(!m.dirty);
