@@ -92,9 +92,15 @@ impl Out {
         let lay = |cells: &mut dyn Iterator<Item = &str>| {
             let mut line = String::new();
             for (i, (cell, width)) in cells.zip(&widths).enumerate() {
-                let gap = " ".repeat(width.saturating_sub(cell.width()));
-                let (before, after) = if right.contains(&i) { (gap.as_str(), "") } else { ("", gap.as_str()) };
-                line.push_str(&format!("{before}{cell}{after}  "));
+                let gap = std::iter::repeat_n(' ', width.saturating_sub(cell.width()));
+                if right.contains(&i) {
+                    line.extend(gap);
+                    line.push_str(cell);
+                } else {
+                    line.push_str(cell);
+                    line.extend(gap);
+                }
+                line.push_str("  ");
             }
             line.trim_end().to_string()
         };
