@@ -57,7 +57,7 @@ fn truth(dir: &Path, size: u64) -> PathBuf {
     put(3 << 20, text(2, 1 << 20));
     put((4 << 20) + 200, vec![0; 500_000]);
     for i in 1..6 {
-        put((i * 7 << 20) + 512 * (2 * i + 1), noise(i, 512));
+        put(((i * 7) << 20) + 512 * (2 * i + 1), noise(i, 512));
     }
     put(size - 700, noise(9, 700));
     path
