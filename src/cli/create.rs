@@ -43,7 +43,7 @@ pub(super) struct Args {
     #[arg(long)]
     follow: bool,
 
-    /// QEMU's way to give a secret
+    /// Taken for qemu-img's sake: encrypted content cannot be read or made yet
     #[arg(long, value_name = "OBJDEF")]
     object: Vec<String>,
 

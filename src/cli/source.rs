@@ -32,15 +32,15 @@ pub(super) struct Access {
     #[arg(long)]
     pub(super) follow: bool,
 
-    /// A secret for encrypted images, read from a file
+    /// Taken for qemu-img's sake: encrypted content cannot be read yet
     #[arg(long, value_name = "id=ID,file=FILE")]
     pub(super) secret: Vec<String>,
 
-    /// The passphrase of an encrypted image, read from a file
+    /// Taken, but of no use yet: encrypted content cannot be read
     #[arg(long, value_name = "FILE")]
     pub(super) passphrase_file: Option<PathBuf>,
 
-    /// QEMU's way to give a secret: `secret,id=ID,file=FILE`
+    /// Taken for qemu-img's sake, secrets only (`secret,id=ID,file=FILE`): encrypted content cannot be read yet
     #[arg(long, value_name = "OBJDEF")]
     pub(super) object: Vec<String>,
 
