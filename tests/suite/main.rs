@@ -24,6 +24,7 @@ mod qcow;
 mod qcow2;
 mod qcow2_write;
 mod resize;
+mod snapshot_images;
 mod snapshots;
 mod vdi;
 mod vhd;

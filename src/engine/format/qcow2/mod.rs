@@ -16,6 +16,7 @@ pub mod check;
 pub mod compression;
 pub mod create;
 pub mod describe;
+pub mod diff;
 pub mod edit;
 pub mod encryption;
 pub mod extensions;

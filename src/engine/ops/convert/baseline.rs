@@ -55,8 +55,8 @@ impl Baseline {
             return Err(same_file(&spec.target, path));
         }
         let id = FileId::of(&std::fs::metadata(&backing.path).path(&backing.path)?);
-        // Only when the present state of one image is read: a snapshot's layers may stand for other content.
-        let shared_from = if spec.snapshot.is_none() { sources.layer_of(id) } else { None };
+        // The image itself, as a snapshot of it is read, stands for other content than its present state; what lies below it does not.
+        let shared_from = sources.layer_of(id).filter(|layer| *layer > 0 || spec.snapshot.is_none());
         let backing = NewBacking { disk: Some(Below(disk.clone())), ..backing };
         Ok(Some((Baseline { disk, files, shared_from }, backing)))
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::engine::error::{Context, Error, ErrorKind, Result};
+use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::probe::{best, probe};
 use crate::engine::format::qcow2::edit::{Editor, find, find_by_name};
 use crate::engine::format::qcow2::snapshots::{Entry, read};
@@ -73,27 +73,19 @@ impl SnapshotSpec {
         if format == Format::Qcow2 {
             return Ok(());
         }
-        Err(Error::unsupported(format!("{format} images have no internal snapshots"))
-            .path(&self.image)
-            .hint("make an overlay on it instead (create -b), or convert it to qcow2"))
+        Err(super::none_inside(format, &self.image))
     }
 
     fn source(&self, dev: Device) -> Source {
         Source { dev, path: self.image.clone(), gate: Gate::around(&self.image) }
     }
 
-    fn missing(&self, name: &str) -> Error {
-        Error::new(ErrorKind::NotFound, format!("there is no snapshot '{name}'"))
-            .path(&self.image)
-            .hint("snapshot -l lists those there are")
-    }
-
     fn one(&self, list: &[Entry], name: &str) -> Result<usize> {
-        find(list, name).ok_or_else(|| self.missing(name))
+        find(list, name).ok_or_else(|| super::missing(name, &self.image))
     }
 
     fn set(&self, list: &[Entry], names: &[String]) -> Result<BTreeSet<usize>> {
-        names.iter().map(|n| find_by_name(list, n).ok_or_else(|| self.missing(n))).collect()
+        names.iter().map(|n| find_by_name(list, n).ok_or_else(|| super::missing(n, &self.image))).collect()
     }
 }
 

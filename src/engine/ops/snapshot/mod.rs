@@ -1,11 +1,13 @@
-//! Internal snapshots: what they cost, and changing them.
+//! Internal snapshots: what they cost, what changed between them, changing them, and making images of them.
 
 mod change;
+pub mod diff;
+pub mod export;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::engine::error::{Context, Result};
+use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::qcow2::usage::{self, Usage};
 use crate::engine::format::{Format, Source};
 use crate::engine::io::file::FileDevice;
@@ -32,4 +34,18 @@ pub fn freed_by(path: &Path, set: &[usize]) -> Result<u64> {
 
 fn source(path: &Path) -> Result<Source> {
     Ok(Source { dev: Arc::new(FileDevice::open(path)?), path: path.to_path_buf(), gate: Gate::closed() })
+}
+
+/// The error for a snapshot that is not there.
+fn missing(name: &str, image: &Path) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no snapshot '{name}'"))
+        .path(image)
+        .hint("snapshot -l lists those there are")
+}
+
+/// The error for a format without internal snapshots.
+fn none_inside(format: Format, image: &Path) -> Error {
+    Error::unsupported(format!("{format} images have no internal snapshots"))
+        .path(image)
+        .hint("make an overlay on it instead (create -b), or convert it to qcow2")
 }
