@@ -171,7 +171,7 @@ impl Args {
         spec.checksum = self.checksum;
         spec.resume = self.resume;
         spec.force_share = self.access.force_share;
-        spec.follow = self.access.follow;
+        spec.follow = self.access.named.follow;
         Ok(spec)
     }
 }

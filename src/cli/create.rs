@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::job::JobArgs;
 use super::out::Out;
+use super::source::Named;
 use super::{Failure, Verb, options};
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Format;
@@ -39,13 +40,8 @@ pub(super) struct Args {
     #[arg(short = 'u', long)]
     backing_unsafe: bool,
 
-    /// Open files named inside the backing file wherever they are
-    #[arg(long)]
-    follow: bool,
-
-    /// Taken for qemu-img's sake: encrypted content cannot be read or made yet
-    #[arg(long, value_name = "OBJDEF")]
-    object: Vec<String>,
+    #[command(flatten)]
+    named: Named,
 
     #[command(flatten)]
     job: JobArgs,
@@ -61,6 +57,7 @@ pub(super) struct Args {
 
 impl Args {
     fn spec(&self, format: Format) -> Result<ImageSpec> {
+        self.named.check()?;
         let Some(image) = &self.image else {
             return Err(Error::usage("the image is missing").op("create").hint("cowshed create --help shows how"));
         };
@@ -72,7 +69,7 @@ impl Args {
         spec.backing.clone_from(&self.backing);
         spec.backing_format = self.backing_format.as_deref().map(Format::parse).transpose()?;
         spec.unchecked = self.backing_unsafe;
-        spec.follow = self.follow;
+        spec.follow = self.named.follow;
         Ok(spec)
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::job::JobArgs;
 use super::out::Out;
+use super::source::Named;
 use super::{Failure, Verb};
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Format;
@@ -30,17 +31,8 @@ pub(super) struct Args {
     #[arg(short = 'U', long)]
     force_share: bool,
 
-    /// Open files named inside the input wherever they are
-    #[arg(long)]
-    follow: bool,
-
-    /// Taken for qemu-img's sake: encrypted content cannot be read or made yet
-    #[arg(long, value_name = "OBJDEF")]
-    object: Vec<String>,
-
-    /// Not supported: images are files, named by their path
-    #[arg(long, hide = true)]
-    image_opts: bool,
+    #[command(flatten)]
+    named: Named,
 
     #[command(flatten)]
     job: JobArgs,
@@ -53,9 +45,7 @@ pub(super) struct Args {
 impl Args {
     fn spec(&self) -> Result<DdSpec> {
         let wrong = |why: String| Error::usage(why).op("dd").hint("cowshed dd --help shows how");
-        if self.image_opts {
-            return Err(Error::usage("--image-opts is not supported").hint("name the image by its path, and its format with -f"));
-        }
+        self.named.check()?;
         let (mut input, mut output, mut block, mut count, mut skip) = (None, None, 512, None, 0);
         for operand in &self.operands {
             let Some((name, value)) = operand.split_once('=') else {
@@ -85,7 +75,7 @@ impl Args {
             count,
             skip,
             force_share: self.force_share,
-            follow: self.follow,
+            follow: self.named.follow,
         })
     }
 }

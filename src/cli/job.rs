@@ -131,7 +131,10 @@ pub(super) fn foreground(spec: JobSpec, shown: Shown, out: &mut Out) -> Result<u
     }
     match (done.state, done.error) {
         (JobState::Done, _) => {
-            for line in done.plan.iter().flat_map(|p| p.losses.iter()).filter(|_| !out.quiet) {
+            // What is written in place may matter to others, and is said even when it went well.
+            let plans = || done.plan.iter();
+            let also = plans().filter(|_| matches!(done.spec, JobSpec::Resize(_))).flat_map(|p| p.warnings.iter());
+            for line in plans().flat_map(|p| p.losses.iter()).chain(also).filter(|_| !out.quiet) {
                 eprintln!("cowshed: warning: {}", printable(line));
             }
             Ok(0)

@@ -6,8 +6,9 @@ use clap::ValueEnum;
 
 use super::job::JobArgs;
 use super::out::Out;
+use super::source::Named;
 use super::{Failure, Verb};
-use crate::engine::error::{Error, Result};
+use crate::engine::error::Result;
 use crate::engine::format::Format;
 use crate::engine::ops::JobSpec;
 use crate::engine::ops::resize::{Change, Preallocation, ResizeSpec};
@@ -17,6 +18,7 @@ use crate::engine::units::parse_size;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cowshed resize disk.qcow2 +10G\n  \
+    cowshed resize --move-gpt --preallocation metadata disk.qcow2 40G\n  \
     cowshed resize --dry-run --shrink disk.raw 20G\n  \
     cowshed resize --shrink disk.qcow2 -1G")]
 pub(super) struct Args {
@@ -32,17 +34,12 @@ pub(super) struct Args {
     #[arg(long, value_enum, value_name = "MODE", default_value_t = Mode::Off)]
     preallocation: Mode,
 
-    /// Open files named inside the image wherever they are
+    /// Move the backup of the guest's GPT to the new end of the disk
     #[arg(long)]
-    follow: bool,
+    move_gpt: bool,
 
-    /// Taken for qemu-img's sake: encrypted content cannot be read or made yet
-    #[arg(long, value_name = "OBJDEF")]
-    object: Vec<String>,
-
-    /// Not supported: images are files, named by their path
-    #[arg(long, hide = true)]
-    image_opts: bool,
+    #[command(flatten)]
+    named: Named,
 
     #[command(flatten)]
     job: JobArgs,
@@ -66,9 +63,7 @@ enum Mode {
 
 impl Args {
     fn spec(&self) -> Result<ResizeSpec> {
-        if self.image_opts {
-            return Err(Error::usage("--image-opts is not supported").hint("name the image by its path, and its format with -f"));
-        }
+        self.named.check()?;
         let change = match (self.size.strip_prefix('+'), self.size.strip_prefix('-')) {
             (Some(more), _) => Change::By(parse_size(more)?),
             (_, Some(less)) => Change::Less(parse_size(less)?),
@@ -77,7 +72,8 @@ impl Args {
         let mut spec = ResizeSpec::new(&self.image, change);
         spec.format = self.format.as_deref().map(Format::parse).transpose()?;
         spec.shrink = self.shrink;
-        spec.follow = self.follow;
+        spec.follow = self.named.follow;
+        spec.move_gpt = self.move_gpt;
         spec.preallocation = match self.preallocation {
             Mode::Off => Preallocation::Off,
             Mode::Metadata => Preallocation::Metadata,

@@ -28,10 +28,6 @@ pub(super) struct Access {
     #[arg(short = 'U', long)]
     pub(super) force_share: bool,
 
-    /// Open files named inside images wherever they are, not only below the image's own folder
-    #[arg(long)]
-    pub(super) follow: bool,
-
     /// Taken for qemu-img's sake: encrypted content cannot be read yet
     #[arg(long, value_name = "id=ID,file=FILE")]
     pub(super) secret: Vec<String>,
@@ -40,13 +36,38 @@ pub(super) struct Access {
     #[arg(long, value_name = "FILE")]
     pub(super) passphrase_file: Option<PathBuf>,
 
-    /// Taken for qemu-img's sake, secrets only (`secret,id=ID,file=FILE`): encrypted content cannot be read yet
+    #[command(flatten)]
+    pub(super) named: Named,
+}
+
+/// What every verb that opens an image takes, also those that write it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Named {
+    /// Open files named inside images wherever they are, not only below the image's own folder
+    #[arg(long)]
+    pub(super) follow: bool,
+
+    /// Taken for qemu-img's sake, secrets only (`secret,id=ID,file=FILE`): encrypted content cannot be read or made yet
     #[arg(long, value_name = "OBJDEF")]
-    pub(super) object: Vec<String>,
+    object: Vec<String>,
 
     /// Not supported: images are files, named by their path
     #[arg(long, hide = true)]
-    pub(super) image_opts: bool,
+    image_opts: bool,
+}
+
+impl Named {
+    /// Refuses what is taken for qemu-img's sake and cannot be honoured.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.image_opts {
+            return Err(Error::usage("--image-opts is not supported").hint("name the image by its path, and its format with -f"));
+        }
+        match self.object.iter().find(|o| !o.starts_with("secret,") || !o.contains("file=")) {
+            Some(object) => Err(Error::usage(format!("--object {object}: only secrets that are kept in a file are taken"))
+                .hint("--object secret,id=ID,file=FILE, or --passphrase-file FILE")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A chain that is held for reading: nobody changes it under us, unless `-U` allowed that.
@@ -76,16 +97,8 @@ impl Source {
 impl Access {
     /// How to open the image at `path` of the format called `format`.
     pub(super) fn options(&self, path: &Path, format: Option<&str>) -> Result<OpenOptions> {
-        if self.image_opts {
-            return Err(Error::usage("--image-opts is not supported").hint("name the image by its path, and its format with -f"));
-        }
-        for object in &self.object {
-            if !object.starts_with("secret,") || !object.contains("file=") {
-                return Err(Error::usage(format!("--object {object}: only secrets that are kept in a file are taken"))
-                    .hint("--object secret,id=ID,file=FILE, or --passphrase-file FILE"));
-            }
-        }
-        let gate = Gate::around(path).follow(self.follow);
+        self.named.check()?;
+        let gate = Gate::around(path).follow(self.named.follow);
         Ok(OpenOptions { format: format.map(Format::parse).transpose()?, gate: Some(gate), ..OpenOptions::default() })
     }
 

@@ -19,6 +19,7 @@ mod iso;
 mod jobs;
 mod library;
 mod locks;
+mod partition_grow;
 mod probe;
 mod qcow;
 mod qcow2;

@@ -118,4 +118,113 @@ fn reserved_space_is_really_there() {
         assert_eq!(meta.len(), 4 << 20);
         assert_eq!(meta.blocks() * 512 >= 4 << 20, mode != "off", "{mode}");
     }
+    let out = cowshed_in(cwd, &["resize", "-f", "raw", "--preallocation", "metadata", "a.raw", "8M"]);
+    assert_eq!(out.status.code(), Some(1), "a raw image has no tables");
+}
+
+#[test]
+fn a_qcow2_reserves_as_qemu_img_does() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = dir();
+    let cwd = dir.path();
+    let base = text(9, 6 << 20);
+    std::fs::write(cwd.join("base.raw"), &base).unwrap();
+    let backed = format!("-b {} -F raw", s(&cwd.join("base.raw")));
+    for options in ["", "-o extended_l2=on", "-o compat=0.10", "-o cluster_size=4k", &backed, "-o data_file=DIR/data"] {
+        let options = options.replace("DIR", s(cwd));
+        for mode in ["metadata", "falloc", "full"] {
+            let case = format!("{options} {mode}");
+            let (ours, theirs) = (cwd.join("ours.qcow2"), cwd.join("theirs.qcow2"));
+            for path in [&ours, &theirs] {
+                let options = options.replace("/data", if path == &ours { "/data-ours" } else { "/data-theirs" });
+                crate::common::qemu_img(&format!("create -q -f qcow2 {options} {} 1000k", s(path)));
+                // The cluster the disk ends in is half full, and clusters before it were freed and hold something old.
+                qemu_io("qcow2", path, &["write -P 7 0 900k", "discard 0 512k", "write -P 5 990k 10k"]);
+            }
+            crate::common::qemu_img(&format!("resize -q --preallocation={mode} {} 5M", s(&theirs)));
+            let out = cowshed_in(cwd, &["resize", "-f", "qcow2", "--preallocation", mode, "ours.qcow2", "5M"]);
+            assert!(out.status.success(), "{case}: {}", String::from_utf8_lossy(&out.stderr));
+            run("qemu-img", &["check", "-q", s(&ours)]);
+            crate::common::qemu_img(&format!("compare {} {}", s(&ours), s(&theirs)));
+            // What is reserved is mapped, so that a guest's write needs no table.
+            let map = crate::common::qemu_img(&format!("map --output=json {}", s(&ours)));
+            let map: Value = serde_json::from_str(&map).unwrap();
+            let mapped: u64 = map
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|e| e["depth"] == 0 && e["offset"].is_u64())
+                .map(|e| (e["start"].as_u64().unwrap(), e["length"].as_u64().unwrap()))
+                .map(|(start, len)| (start + len).saturating_sub(start.max(1 << 20)))
+                .sum();
+            assert_eq!(mapped, 4 << 20, "{case}: {map}");
+            let held = if options.contains("data_file") { cwd.join("data-ours") } else { ours.clone() };
+            let held = std::fs::metadata(held).unwrap();
+            assert_eq!(held.blocks() * 512 >= 4 << 20, mode != "metadata", "{case}");
+            let _ = std::fs::remove_file(cwd.join("data-ours"));
+            let _ = std::fs::remove_file(cwd.join("data-theirs"));
+        }
+    }
+}
+
+#[test]
+fn formats_that_cannot_reserve_say_so_and_stay() {
+    let dir = dir();
+    let cwd = dir.path();
+    crate::common::qemu_img(&format!("create -q -f vdi {} 4M", s(&cwd.join("a.vdi"))));
+    let before = std::fs::read(cwd.join("a.vdi")).unwrap();
+    let out = cowshed_in(cwd, &["resize", "-f", "vdi", "--preallocation", "falloc", "a.vdi", "8M"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("nothing can be reserved"), "{out:?}");
+    assert!(std::fs::read(cwd.join("a.vdi")).unwrap() == before);
+}
+
+#[test]
+fn overlays_are_named_and_kept_whole() {
+    let dir = dir();
+    let cwd = dir.path();
+    let img = |line: &str| crate::common::qemu_img(line);
+    img(&format!("create -q -f qcow2 {} 8M", s(&cwd.join("base.qcow2"))));
+    for (name, size) in [("small", "2M"), ("large", "6M")] {
+        let path = cwd.join(name);
+        img(&format!("create -q -f qcow2 -b base.qcow2 -F qcow2 {} {size}", s(&path)));
+    }
+    let resize = |image: &str, to: &str| cowshed_in(cwd, &["resize", "--shrink", image, to]);
+    // Growing takes nothing from anybody; who stands on it is said.
+    let out = resize("base.qcow2", "16M");
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success() && told.contains("large") && told.contains("small") && told.contains("stand on it"), "{told}");
+    let out = resize("base.qcow2", "6M");
+    assert!(out.status.success(), "{out:?}");
+    let out = resize("base.qcow2", "5M");
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(1) && told.contains("large") && told.contains("lose"), "{told}");
+    assert_eq!(size(cwd, "qcow2", "base.qcow2"), 6 << 20);
+    std::fs::remove_file(cwd.join("large")).unwrap();
+    assert!(resize("base.qcow2", "5M").status.success());
+    // A child that knows its parent by its content would refuse it afterwards.
+    img(&format!("create -q -f vmdk {} 8M", s(&cwd.join("base.vmdk"))));
+    img(&format!("create -q -f vmdk -b base.vmdk -F vmdk {} 8M", s(&cwd.join("child.vmdk"))));
+    let out = resize("base.vmdk", "16M");
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(1) && told.contains("child.vmdk"), "{told}");
+    assert!(resize("child.vmdk", "16M").status.success());
+}
+
+#[test]
+fn the_plan_names_what_is_inside() {
+    let dir = dir();
+    let cwd = dir.path();
+    let path = cwd.join("fs.raw");
+    std::fs::File::create(&path).unwrap().set_len(8 << 20).unwrap();
+    run("mkfs.ext4", &["-q", "-L", "data", s(&path)]);
+    let plan = |to: &str| {
+        let out = cowshed_in(cwd, &["resize", "--dry-run", "--shrink", "-f", "raw", "fs.raw", to]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let grown = plan("16M");
+    assert!(grown.contains("disk (8 MiB, ext4 \"data\")") && grown.contains("can grow to the new end"), "{grown}");
+    let cut = plan("4M");
+    assert!(cut.contains("its last 4 MiB is lost") && cut.contains("ext4 beyond the new end is cut"), "{cut}");
 }

@@ -134,7 +134,7 @@ impl Args {
             export::branch(image, name, target, &open)?
         };
         spec.force_share = self.source.access.force_share;
-        spec.follow = self.source.access.follow;
+        spec.follow = self.source.access.named.follow;
         Ok(Some(spec))
     }
 

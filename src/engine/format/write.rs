@@ -11,6 +11,21 @@ use crate::engine::error::{Error, Result};
 use crate::engine::io::{Device, WriteDevice};
 use crate::engine::model::Identity;
 
+/// What is reserved of a disk, or of the part it grew by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preallocation {
+    /// Nothing.
+    #[default]
+    Off,
+    /// The format's tables.
+    Metadata,
+    /// Space.
+    Falloc,
+    /// Space filled with zeros.
+    Full,
+}
+
 /// What an option takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OptionKind {
@@ -227,6 +242,19 @@ pub trait DiskWriter: Send + Sync {
     fn resize(&self, size: u64) -> Result<()> {
         let _ = size;
         Err(Error::unsupported("this format cannot be resized in place"))
+    }
+
+    /// Reserves host space, as `how` says, for the guest bytes from `from` to the end of the disk, which read as zeros. Asked after
+    /// [`DiskWriter::resize`], so that what fails or is cut short leaves a disk of the new size with less reserved; asked with the
+    /// end of the disk it reserves nothing and only says whether it could.
+    ///
+    /// Errors: `Unsupported` where the format cannot reserve in that way.
+    fn preallocate(&self, from: u64, how: Preallocation) -> Result<()> {
+        let _ = from;
+        match how {
+            Preallocation::Off => Ok(()),
+            _ => Err(Error::unsupported("nothing can be reserved in this format").hint("leave out --preallocation")),
+        }
     }
 
     /// The same image for reading, seeing what was written (for tests, verification and commits).

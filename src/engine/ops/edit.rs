@@ -1,31 +1,75 @@
-//! Opening an image that is there for writing in place: held against others, with what lies below it at hand.
+//! Opening an image that is there for writing in place: every file held against others, with what lies below it at hand.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::write::{Below, DiskWriter, NewFiles, OpenOther, WriteSource};
-use crate::engine::format::{Format, Source};
-use crate::engine::io::WriteDevice;
+use crate::engine::format::{Format, Image, Source};
 use crate::engine::io::direct::Direct;
 use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::locks::{self, Guard, LockMode};
+use crate::engine::io::{ReadAt, WriteAt, WriteDevice};
 
-/// An image open for writing. Nobody else writes it until this is dropped.
+/// An image open for writing. Nobody else writes any of its files, or what it stands on, until this is dropped.
 pub struct Editing {
     /// Writes guest data and changes the size.
     pub writer: Arc<dyn DiskWriter>,
     /// The image file.
     pub dev: WriteDevice,
-    /// Keeps others off.
-    pub guard: Guard,
+    /// Keep others off: the image file, its extents and data file, and the files below.
+    pub guards: Vec<Guard>,
+    /// The layers it stands on, from the top down.
+    below: Vec<Arc<dyn Image>>,
+}
+
+impl Editing {
+    /// The guest's disk as it is now. Ask again after a change of size.
+    pub fn guest(&self) -> GuestDisk {
+        let layers = std::iter::once(self.writer.reader()).chain(self.below.iter().cloned()).collect();
+        GuestDisk { writer: self.writer.clone(), disk: Disk::new(layers) }
+    }
+}
+
+/// The guest's disk of an image that is open for writing, as a device: read through all layers, written into the top one.
+pub struct GuestDisk {
+    writer: Arc<dyn DiskWriter>,
+    disk: Disk,
+}
+
+impl ReadAt for GuestDisk {
+    fn len(&self) -> u64 {
+        self.disk.len()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.disk.read_at(offset, buf)
+    }
+    fn path(&self) -> Option<&Path> {
+        self.disk.path()
+    }
+}
+
+impl WriteAt for GuestDisk {
+    fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
+        self.writer.write(offset, buf)
+    }
+    fn flush(&self) -> Result<()> {
+        self.writer.flush()
+    }
+    fn set_len(&self, _: u64) -> Result<()> {
+        Err(Error::usage("the size of a guest's disk is not changed by writing to it").hint("resize the image"))
+    }
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        self.writer.write_zeroes(offset, len)
+    }
 }
 
 /// Opens the image at `path` for writing guest data. `format` as given by a person; `None` probes.
 ///
-/// Errors: another process holds it (named where the system lets us see); a format that cannot be written; a broken chain.
+/// Errors: another process holds one of its files (named where the system lets us see); a format that cannot be written; a broken
+/// chain.
 pub fn open(path: &Path, format: Option<Format>, gate: &Gate) -> Result<Editing> {
     // Held before it is looked at, so that what is read here is still so when it is written.
     let (dev, guard) = hold(path)?;
@@ -39,12 +83,27 @@ pub fn open(path: &Path, format: Option<Format>, gate: &Gate) -> Result<Editing>
         .open_write
         .ok_or_else(|| Error::unsupported(format!("cowshed does not write into {format} images")).path(path))?;
     let layers = chain.layers.get(1..).unwrap_or_default().to_vec();
-    let below = (!layers.is_empty()).then(|| Below(Arc::new(Disk::new(layers))));
+    let mut guards = vec![guard];
+    let below = match layers.is_empty() {
+        true => None,
+        false => {
+            let disk = Disk::new(layers.clone());
+            guards.extend(hold_layers(&disk, false)?);
+            Some(Below(Arc::new(disk)))
+        }
+    };
     let source = Source { dev: dev.clone(), path: path.to_path_buf(), gate: gate.clone() };
-    let through = gate.clone();
-    let other: OpenOther = Arc::new(move |from, name| Ok(Arc::new(Direct::for_writing(through.open_rw(from, name)?))));
+    let (through, others) = (gate.clone(), Arc::new(Mutex::new(Vec::new())));
+    let taken = others.clone();
+    let other: OpenOther = Arc::new(move |from, name| {
+        let file = through.open_rw(from, name)?;
+        let guard = locks::lock(&file, LockMode::Resize)?;
+        taken.lock().unwrap_or_else(PoisonError::into_inner).push(guard);
+        Ok(Arc::new(Direct::for_writing(file)))
+    });
     let writer = open(WriteSource { dev: dev.clone(), source, below, other }).path(path)?;
-    Ok(Editing { writer, dev, guard })
+    guards.append(&mut others.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Editing { writer, dev, guards, below: layers })
 }
 
 /// The existing file or device at `path`, held for writing.
@@ -68,6 +127,19 @@ pub fn refuse_in_use(path: &Path) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),
     }
+}
+
+/// Refuses when another process holds any file of an image that is to be written, or writes one that it stands on.
+pub fn refuse_chain_in_use(chain: &Chain) -> Result<()> {
+    for (depth, layer) in chain.layers.iter().enumerate() {
+        let mode = if depth == 0 { LockMode::Resize } else { LockMode::Read };
+        for dev in layer.files() {
+            if let Some(file) = dev.as_file() {
+                locks::lock(file, mode).map(drop)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A block device, or a file that stays in its place: there are no further files.

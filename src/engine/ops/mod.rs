@@ -8,6 +8,7 @@ pub mod compare;
 pub mod convert;
 pub mod create;
 pub mod dd;
+pub mod dependents;
 pub mod edit;
 pub mod inspect;
 pub mod map;

@@ -1,18 +1,22 @@
 //! Resize: another virtual size, in place.
 
-use std::path::PathBuf;
+mod division;
 
-use super::edit::{self, Editing};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::dependents::{self, Dependents};
 use super::plan::{Estimate, Plan, PlanFile, Undo};
-use super::{Operation, Outcome};
+use super::{Operation, Outcome, edit};
 use crate::engine::chain::{Chain, OpenOptions};
-use crate::engine::error::{Context, Error, ErrorKind, Result};
+use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Format;
-use crate::engine::guest::partition::{self, TableKind};
-use crate::engine::io::ReadAt;
+pub use crate::engine::format::write::Preallocation;
+use crate::engine::guest::partition::grow::move_backup;
+use crate::engine::io::Device;
 use crate::engine::io::gate::Gate;
 use crate::engine::job::{Claim, JobContext};
-use crate::engine::units::{MIB, SECTOR, round_up};
+use crate::engine::units::{SECTOR, round_up};
 
 /// The size wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -24,21 +28,6 @@ pub enum Change {
     By(u64),
     /// So many bytes fewer.
     Less(u64),
-}
-
-/// What is reserved of the new part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Preallocation {
-    /// Nothing.
-    #[default]
-    Off,
-    /// The format's tables.
-    Metadata,
-    /// Space.
-    Falloc,
-    /// Space filled with zeros.
-    Full,
 }
 
 /// What to do, as plain data.
@@ -54,6 +43,9 @@ pub struct ResizeSpec {
     pub shrink: bool,
     /// What is reserved of the new part.
     pub preallocation: Preallocation,
+    /// Move the backup GPT to the new end.
+    #[serde(default)]
+    pub move_gpt: bool,
     /// Folders whose files may be opened when the image names them, besides its own.
     pub roots: Vec<PathBuf>,
     /// Open whatever file the image names.
@@ -69,6 +61,7 @@ impl ResizeSpec {
             change,
             shrink: false,
             preallocation: Preallocation::Off,
+            move_gpt: false,
             roots: Vec::new(),
             follow: false,
         }
@@ -121,20 +114,55 @@ impl Resize {
     pub fn new(spec: ResizeSpec) -> Self {
         Resize { spec }
     }
+
+    fn chain(&self) -> Result<Chain> {
+        let options = OpenOptions { format: self.spec.format, gate: Some(self.spec.gate()), ..OpenOptions::default() };
+        Chain::open(&self.spec.image, &options)
+    }
+
+    /// Refuses what would take content away from images that stand on this one, or break them.
+    fn dependents(&self, chain: &Chain, new: u64) -> Result<Dependents> {
+        let spec = &self.spec;
+        let identity = chain.nodes.first().map(|n| n.description.identity.clone()).unwrap_or_default();
+        let found = dependents::of(&spec.image, &identity, &spec.roots)?;
+        found.refuse_broken(&spec.image)?;
+        if let Some(d) = found.all.iter().filter(|d| d.size > new).max_by_key(|d| d.size) {
+            let old = chain.layers.first().map_or(0, |l| l.size());
+            if new < old {
+                return Err(Error::usage(format!(
+                    "{} stands on it with {} bytes, of which it would lose those past {new}",
+                    d.path.display(),
+                    d.size
+                ))
+                .op("resize")
+                .path(&spec.image)
+                .hint("shrink that image first, or make it stand alone"));
+            }
+        }
+        Ok(found)
+    }
 }
 
 impl Operation for Resize {
     fn claims(&self) -> Result<Vec<Claim>> {
-        Ok(vec![Claim::write(&self.spec.image)])
+        let chain = self.chain()?;
+        let mut claims = vec![Claim::write(&self.spec.image)];
+        for (depth, layer) in chain.layers.iter().enumerate() {
+            for path in layer.files().iter().filter_map(|f| f.path()) {
+                claims.push(if depth == 0 { Claim::write(path) } else { Claim::read(path) });
+            }
+        }
+        Ok(claims)
     }
 
     fn plan(&self) -> Result<Plan> {
         let spec = &self.spec;
-        edit::refuse_in_use(&spec.image)?;
-        let options = OpenOptions { format: spec.format, gate: Some(spec.gate()), ..OpenOptions::default() };
-        let chain = Chain::open(&spec.image, &options)?;
-        let disk = chain.disk()?;
-        let (old, new) = (disk.size(), spec.target(disk.size())?);
+        let chain = self.chain()?;
+        edit::refuse_chain_in_use(&chain)?;
+        let disk: Device = Arc::new(chain.disk()?);
+        let old = disk.len();
+        let new = spec.target(old)?;
+        let dependents = self.dependents(&chain, new)?;
         let format = chain.layers.first().map_or(Format::Raw, |l| l.format());
         let mut plan = Plan {
             title: spec.title(),
@@ -154,80 +182,42 @@ impl Operation for Resize {
         if spec.format.is_none() && format == Format::Raw {
             plan.warnings.push("its format is not given, and it looks like raw; -f raw says so for sure".into());
         }
-        guest(&disk, old, new, &mut plan);
+        if !dependents.all.is_empty() {
+            let verb = if dependents.all.len() == 1 { "stands" } else { "stand" };
+            plan.warnings.push(format!("{} {verb} on it; their own size stays", dependents.names()));
+        }
+        if !dependents.complete {
+            plan.warnings.push("not every file that may stand on it could be looked at".into());
+        }
+        division::describe(&disk, old, new, spec.move_gpt, &mut plan)?;
         Ok(plan)
     }
 
     fn run(&self, _: &Plan, job: &JobContext) -> Result<Outcome> {
         let spec = &self.spec;
-        let Editing { writer, dev, guard: _guard } = edit::open(&spec.image, spec.format, &spec.gate())?;
+        let editing = edit::open(&spec.image, spec.format, &spec.gate())?;
+        let writer = &editing.writer;
         let old = writer.size();
         let new = spec.target(old)?;
-        let raw = writer.reader().format() == Format::Raw;
-        let refuse = |what: &str| Err(Error::unsupported(format!("{what} cannot be reserved in this format")).path(&spec.image));
-        match spec.preallocation {
-            Preallocation::Metadata => return refuse("tables"),
-            Preallocation::Falloc if !raw => return refuse("space"),
-            _ => {}
+        self.dependents(&self.chain()?, new)?;
+        // The backup is moved inside before the end goes, and to the end when that is there: the table is whole at any moment.
+        let move_gpt = || match move_backup(&editing.guest(), new)? {
+            Some(edits) if spec.move_gpt => edits.apply(&editing.guest()),
+            _ => Ok(()),
+        };
+        if new < old {
+            move_gpt().op("move the backup GPT").path(&spec.image)?;
         }
+        // Of nothing, before anything is changed: a format that cannot reserve says so here.
+        writer.preallocate(old, spec.preallocation).op("reserve space").path(&spec.image)?;
+        job.progress.set_phase("changing the size");
         writer.resize(new).op("resize").path(&spec.image)?;
-        match spec.preallocation {
-            Preallocation::Falloc => dev.allocate(old, new - old)?,
-            Preallocation::Full => {
-                let zeros = vec![0u8; MIB as usize];
-                let mut at = old;
-                job.progress.set_total((new - old).max(1));
-                while at < new {
-                    job.checkpoint()?;
-                    let n = (new - at).min(MIB);
-                    writer.write(at, zeros.get(..n as usize).unwrap_or_default())?;
-                    job.progress.add_written(n);
-                    job.progress.add_done(n);
-                    at += n;
-                }
-            }
-            _ => {}
+        if new > old {
+            job.progress.set_phase("reserving space");
+            writer.preallocate(old, spec.preallocation).op("reserve space").path(&spec.image)?;
+            move_gpt().op("move the backup GPT").path(&spec.image)?;
         }
         writer.finish()?;
         Ok(Outcome { summary: format!("{} has {new} bytes now", spec.image.display()), made: Vec::new() })
-    }
-}
-
-/// What the guest's partition table means for the new size.
-fn guest(disk: &dyn ReadAt, old: u64, new: u64, plan: &mut Plan) {
-    let table = match partition::read(disk) {
-        Ok(Some(table)) => table,
-        Ok(None) => {
-            if new < old {
-                plan.warnings.push("it has no partition table: whatever lies beyond the new end is cut".into());
-            }
-            return;
-        }
-        Err(e) if e.kind() == ErrorKind::Cancelled => return,
-        Err(e) => return plan.warnings.push(format!("its partition table cannot be read: {e}")),
-    };
-    for p in table.partitions.iter().filter(|p| !p.extended) {
-        if p.start >= new {
-            plan.losses.push(format!("partition {} ({}) as a whole", p.number, p.kind));
-        } else if p.end() > new {
-            plan.losses.push(format!("the last {} bytes of partition {} ({})", p.end() - new, p.number, p.kind));
-        }
-    }
-    let gpt = matches!(table.kind, TableKind::Gpt);
-    match (new.cmp(&old), table.last()) {
-        (std::cmp::Ordering::Greater, last) => {
-            if let Some(p) = last {
-                plan.steps
-                    .push(format!("the partitions stay as they are; partition {} can grow afterwards, in the guest", p.number));
-            }
-            if gpt {
-                plan.warnings.push("the GPT's backup header stays where the disk ended; the guest's tools move it".into());
-            }
-        }
-        (std::cmp::Ordering::Less, _) if gpt => {
-            plan.warnings
-                .push("the GPT's backup header lies beyond the new end and is lost; gdisk or parted write it anew".into());
-        }
-        _ => {}
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
 use crate::engine::error::{Error, Result};
-use crate::engine::format::write::{CreateSpec, DiskWriter, NewFiles, OptionKind, OptionSpec};
+use crate::engine::format::write::{CreateSpec, DiskWriter, NewFiles, OptionKind, OptionSpec, Preallocation};
 use crate::engine::io::WriteDevice;
 use crate::engine::limits::{MAX_L1_BYTES, MAX_NAME};
 use crate::engine::model::{BackingRef, ParentIdentity};
@@ -19,6 +19,7 @@ use super::header::{
 };
 use super::tables::Geometry;
 use super::writer::{Shared, State, Writer};
+use super::zero::ALL_ZERO;
 
 /// Bytes of a version 3 header with the compression type.
 const LENGTH: u32 = 112;
@@ -49,15 +50,6 @@ pub static OPTIONS: &[OptionSpec] = &[
     option("refcount_bits", "Bits of a reference count: 1 to 64, a power of two", OptionKind::Number, "16"),
     option("size", "Virtual disk size", OptionKind::Size, ""),
 ];
-
-/// What is reserved when an image is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Preallocation {
-    Off,
-    Metadata,
-    Falloc,
-    Full,
-}
 
 /// A request that was checked.
 struct Plan {
@@ -253,20 +245,37 @@ impl Shared {
         if preallocation == Preallocation::Off {
             return Ok(());
         }
-        match &self.data {
-            Some(data) => self.preallocate_external(&mut s, data, preallocation)?,
-            None => self.preallocate(&mut s, old_len, preallocation)?,
-        }
+        // Subclusters get their place and stay unallocated, so that what is below shows through.
+        self.reserve_from(&mut s, 0, old_len, preallocation, 0)?;
         self.flush(&mut s)
     }
 
-    /// Gives every cluster of the disk its place in the file.
-    fn preallocate(&self, s: &mut State, old_len: u64, how: Preallocation) -> Result<()> {
+    /// Reserves what a disk grew by, from guest byte `from` on: it reads as zeros, and goes on doing so.
+    pub fn preallocate(&self, from: u64, how: Preallocation) -> Result<()> {
+        if how == Preallocation::Off {
+            return Ok(());
+        }
+        let mut s = self.change()?;
+        let (cluster, size) = (self.geometry.cluster(), self.size());
+        // The cluster the disk ended in is filled up from what it holds.
+        let edge = from.next_multiple_of(cluster).min(size);
+        if from < edge && self.data.is_none() {
+            self.write_part(&mut s, from, &vec![0; (edge - from) as usize])?;
+        }
+        let old_len = self.dev.len();
+        self.reserve_from(&mut s, edge, old_len, how, ALL_ZERO)?;
+        self.flush(&mut s)
+    }
+
+    /// Gives every cluster from guest byte `from` on its place; subclusters are as `bitmap` says. What lies in the file before
+    /// `old_len` may hold something.
+    fn reserve_from(&self, s: &mut State, from: u64, old_len: u64, how: Preallocation, bitmap: u64) -> Result<()> {
         let g = self.geometry;
         let size = self.size();
-        // Subclusters get their place and stay unallocated, so that what is below shows through.
-        let bitmap = 0;
-        let mut at = 0;
+        if let Some(data) = &self.data {
+            return self.reserve_external(s, data, from, how, bitmap);
+        }
+        let mut at = from;
         while at < size {
             let left = (g.l2_span() - at % g.l2_span()).min((size - at).next_multiple_of(g.cluster())) >> g.cluster_bits;
             // The table first, so that it does not part the run.
@@ -284,12 +293,12 @@ impl Shared {
         Ok(())
     }
 
-    fn preallocate_external(&self, s: &mut State, data: &WriteDevice, how: Preallocation) -> Result<()> {
+    fn reserve_external(&self, s: &mut State, data: &WriteDevice, from: u64, how: Preallocation, bitmap: u64) -> Result<()> {
         let size = self.size();
         data.set_len(size)?;
-        reserve(data.as_ref(), 0, size, 0, how)?;
-        let bitmap = if s.header.raw_external() { 0xffff_ffff } else { 0 };
-        for at in (0..size).step_by(self.geometry.cluster() as usize) {
+        reserve(data.as_ref(), from, size - from, 0, how)?;
+        let bitmap = if s.header.raw_external() { 0xffff_ffff } else { bitmap };
+        for at in (from..size).step_by(self.geometry.cluster() as usize) {
             self.link(s, at, at, bitmap)?;
             self.relieve(s)?;
         }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::Image;
-use crate::engine::format::write::{Below, DiskWriter, WriteSource};
+use crate::engine::format::write::{Below, DiskWriter, Preallocation, WriteSource};
 use crate::engine::io::{Device, WriteDevice};
 use crate::engine::model::{BackingRef, Description};
 use crate::engine::units::MIB;
@@ -354,6 +354,9 @@ impl DiskWriter for Writer {
     }
     fn resize(&self, size: u64) -> Result<()> {
         self.shared.resize(size)
+    }
+    fn preallocate(&self, from: u64, how: Preallocation) -> Result<()> {
+        self.shared.preallocate(from, how)
     }
     fn reader(&self) -> Arc<dyn Image> {
         Arc::new(Live(self.shared.clone()))

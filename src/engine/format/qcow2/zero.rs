@@ -8,7 +8,7 @@ use super::tables::{COMPRESSED, COPIED, ZERO};
 use super::writer::{Shared, State};
 
 /// Subcluster bits: all zero.
-const ALL_ZERO: u64 = 0xffff_ffff << 32;
+pub const ALL_ZERO: u64 = 0xffff_ffff << 32;
 
 impl Shared {
     /// Makes a guest range read as zeros, whatever lies below. Clusters wholly in it are given back.

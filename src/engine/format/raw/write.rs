@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Raw;
 use crate::engine::error::{Error, Result};
-use crate::engine::format::write::{CreateSpec, DiskWriter, NewFiles, OptionKind, OptionSpec, WriteSource};
+use crate::engine::format::write::{CreateSpec, DiskWriter, NewFiles, OptionKind, OptionSpec, Preallocation, WriteSource};
 use crate::engine::format::{Format, Image};
 use crate::engine::io::WriteDevice;
 
@@ -28,7 +28,7 @@ pub(super) fn create(spec: &CreateSpec, files: &dyn NewFiles) -> Result<Arc<dyn 
     dev.set_len(spec.size)?;
     match spec.option("preallocation") {
         Some("falloc") => dev.allocate(0, spec.size)?,
-        Some("full") => write_all_zeros(&dev, spec.size)?,
+        Some("full") => write_all_zeros(&dev, 0, spec.size)?,
         _ => {}
     }
     Ok(Arc::new(RawWriter { dev, size: spec.size.into() }))
@@ -41,9 +41,9 @@ pub(super) fn open_write(WriteSource { dev, .. }: WriteSource) -> Result<Arc<dyn
 }
 
 /// Real zeros, no holes: that is what was asked for.
-fn write_all_zeros(dev: &WriteDevice, size: u64) -> Result<()> {
+fn write_all_zeros(dev: &WriteDevice, from: u64, size: u64) -> Result<()> {
     let zeros = crate::engine::io::direct::Buffer::new(1 << 20);
-    let mut at = 0;
+    let mut at = from;
     while at < size {
         let n = (size - at).min(zeros.len() as u64);
         dev.write_at(at, zeros.get(..n as usize).unwrap_or_default())?;
@@ -88,6 +88,16 @@ impl DiskWriter for RawWriter {
         self.dev.set_len(size)?;
         self.size.store(size, std::sync::atomic::Ordering::SeqCst);
         Ok(())
+    }
+    fn preallocate(&self, from: u64, how: Preallocation) -> Result<()> {
+        match how {
+            Preallocation::Off => Ok(()),
+            Preallocation::Metadata => {
+                Err(Error::unsupported("a raw image has no tables to reserve").hint("falloc reserves its space"))
+            }
+            Preallocation::Falloc => self.dev.allocate(from, self.size().saturating_sub(from)),
+            Preallocation::Full => write_all_zeros(&self.dev, from, self.size()),
+        }
     }
     fn reader(&self) -> Arc<dyn Image> {
         Arc::new(Raw::new(vec![self.dev.clone()]))

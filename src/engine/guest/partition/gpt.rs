@@ -9,20 +9,22 @@ use crate::engine::io::{ReadAt, read_padded, read_vec};
 use crate::engine::units::{MIB, printable};
 
 /// A header that was found, with what checking it told.
-struct Header {
+pub(super) struct Header {
     /// Byte where it lies.
-    at: u64,
-    sector: u64,
-    raw: Vec<u8>,
-    entries: Option<Vec<u8>>,
-    problem: Option<String>,
+    pub(super) at: u64,
+    pub(super) sector: u64,
+    /// Its first 512 bytes.
+    pub(super) raw: Vec<u8>,
+    pub(super) entries: Option<Vec<u8>>,
+    pub(super) problem: Option<String>,
 }
 
 impl Header {
-    fn lba(&self, field: usize) -> u64 {
+    /// The 64-bit field at byte `field`.
+    pub(super) fn lba(&self, field: usize) -> u64 {
         le64(&self.raw, field).unwrap_or(0)
     }
-    fn good(&self) -> bool {
+    pub(super) fn good(&self) -> bool {
         self.problem.is_none() && self.entries.is_some()
     }
 }
@@ -96,7 +98,7 @@ pub(super) fn read(disk: &dyn ReadAt, mbr: Option<&Mbr>) -> Result<Option<Partit
 }
 
 /// The header at byte `at`, with its entries when they can be believed. `None` when the signature is not there.
-fn header(disk: &dyn ReadAt, at: u64, sector: u64) -> Result<Option<Header>> {
+pub(super) fn header(disk: &dyn ReadAt, at: u64, sector: u64) -> Result<Option<Header>> {
     if at.checked_add(sector).is_none_or(|end| end > disk.len()) {
         return Ok(None);
     }

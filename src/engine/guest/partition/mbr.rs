@@ -37,7 +37,7 @@ fn entries(sector: &[u8]) -> Vec<Entry> {
         .collect()
 }
 
-fn is_extended(code: u8) -> bool {
+pub(super) fn is_extended(code: u8) -> bool {
     matches!(code, 0x05 | 0x0f | 0x85)
 }
 

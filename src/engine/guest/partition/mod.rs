@@ -1,6 +1,10 @@
-//! Partition tables: MBR with extended partitions, GPT with its backup, hybrids of both, none at all. Reading only.
+//! Partition tables: MBR with extended partitions, GPT with its backup, hybrids of both, none at all. Read here; changed by
+//! [`grow`], which says what to write and in which order.
 
 pub mod gpt;
+pub mod grow;
+mod grow_gpt;
+mod grow_mbr;
 pub mod mbr;
 
 use crate::engine::error::Result;

@@ -28,7 +28,7 @@ pub(super) struct Target {
 enum Place {
     New(Box<Stage>),
     /// A file or device written in place, held by the lock.
-    Existing(PathBuf, WriteDevice, #[expect(dead_code, reason = "held, never looked at")] Guard),
+    Existing(PathBuf, WriteDevice, #[expect(dead_code, reason = "held, never looked at")] Vec<Guard>),
 }
 
 impl Target {
@@ -57,7 +57,7 @@ impl Target {
             let writer = create(&wanted, &InPlace(dev.clone())).path(&spec.target)?;
             // A format writes tables that say what is zero; the plain bytes of a device are what they were.
             let blank = spec.target_is_zero || spec.format != crate::engine::format::Format::Raw;
-            return Ok(Target { writer, blank, from: 0, place: Place::Existing(spec.target.clone(), dev, guard) });
+            return Ok(Target { writer, blank, from: 0, place: Place::Existing(spec.target.clone(), dev, vec![guard]) });
         }
         edit::refuse_in_use(&spec.target)?;
         let stage = Stage::new(&spec.target, protected)?;
@@ -68,14 +68,14 @@ impl Target {
     /// `-n`: the image that is there.
     fn existing(spec: &ConvertSpec, size: u64) -> Result<Target> {
         let gate = spec.roots.iter().fold(Gate::around(&spec.target), |g, r| g.allow(r)).follow(spec.follow);
-        let Editing { writer, dev, guard } = edit::open(&spec.target, Some(spec.format), &gate)?;
+        let Editing { writer, dev, guards, .. } = edit::open(&spec.target, Some(spec.format), &gate)?;
         if writer.size() < size {
             return Err(Error::usage(format!("the target holds {} bytes and {size} are to be written", writer.size()))
                 .op("convert")
                 .path(&spec.target)
                 .hint("resize it first"));
         }
-        Ok(Target { writer, blank: spec.target_is_zero, from: 0, place: Place::Existing(spec.target.clone(), dev, guard) })
+        Ok(Target { writer, blank: spec.target_is_zero, from: 0, place: Place::Existing(spec.target.clone(), dev, guards) })
     }
 
     /// What an earlier run of the same conversion left, going on at guest byte `from`.
