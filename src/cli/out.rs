@@ -82,17 +82,17 @@ impl Out {
 
     /// Rows under a heading, each column as wide as its widest cell. Columns in `right` (counted from 0) are aligned to the right.
     pub(super) fn table(&mut self, heading: &[&str], rows: &[Vec<String>], right: &[usize]) -> io::Result<()> {
-        use unicode_width::UnicodeWidthStr;
-        let mut widths: Vec<usize> = heading.iter().map(|h| h.width()).collect();
+        let mut widths: Vec<usize> = heading.iter().map(|h| cells(h)).collect();
         for row in rows {
             for (w, cell) in widths.iter_mut().zip(row) {
-                *w = (*w).max(cell.width());
+                *w = (*w).max(cells(cell));
             }
         }
-        let lay = |cells: &mut dyn Iterator<Item = &str>| {
-            let mut line = String::new();
-            for (i, (cell, width)) in cells.zip(&widths).enumerate() {
-                let gap = std::iter::repeat_n(' ', width.saturating_sub(cell.width()));
+        let mut line = String::new();
+        let mut lay = |row: &mut dyn Iterator<Item = &str>| {
+            line.clear();
+            for (i, (cell, width)) in row.zip(&widths).enumerate() {
+                let gap = std::iter::repeat_n(' ', width.saturating_sub(cells(cell)));
                 if right.contains(&i) {
                     line.extend(gap);
                     line.push_str(cell);
@@ -102,7 +102,8 @@ impl Out {
                 }
                 line.push_str("  ");
             }
-            line.trim_end().to_string()
+            line.truncate(line.trim_end_matches(' ').len());
+            line.clone()
         };
         let head = lay(&mut heading.iter().copied());
         self.line(self.paint(Tone::Label, head))?;
@@ -125,6 +126,12 @@ impl Write for Out {
     fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()
     }
+}
+
+/// Columns that `text` takes in a terminal. Escape sequences of [`Out::paint`] are not counted right, so only last columns are painted.
+fn cells(text: &str) -> usize {
+    // Most names are plain, and then bytes are columns; control bytes are escaped before they come here.
+    if text.is_ascii() { text.len() } else { unicode_width::UnicodeWidthStr::width(text) }
 }
 
 /// A size for people: `2 MiB`.

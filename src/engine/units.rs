@@ -69,6 +69,10 @@ pub fn parse_size(text: &str) -> Result<u64> {
 /// `text` with control bytes, escapes and direction overrides written as `\x1b` or `\u{202e}`, so that a name from an image
 /// cannot steer a terminal. Newlines and tabs are escaped too: a name is one line.
 pub fn printable(text: &str) -> String {
+    // Nearly every name is plain.
+    if text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+        return text.to_string();
+    }
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -103,6 +103,8 @@ struct Thread {
 
 /// Every how many looks all files are looked at for changes, not only those shown and the folders.
 const ALL_EVERY: u32 = 10;
+/// Folders looked at every time, whether they hold images or not; where there are more, those without images have their turn with all.
+const MANY_FOLDERS: usize = 4096;
 
 impl Thread {
     fn run(mut self) {
@@ -184,6 +186,9 @@ impl Thread {
     fn look(&self, all: bool) -> BTreeMap<PathBuf, Option<Stamp>> {
         let mut paths: BTreeSet<&std::path::Path> = self.library.roots.iter().map(|r| r.real.as_path()).collect();
         paths.extend(self.library.iter().map(|e| e.folder()));
+        if all || self.library.folders.len() <= MANY_FOLDERS {
+            paths.extend(self.library.folders.iter().map(PathBuf::as_path));
+        }
         if all {
             paths.extend(self.library.iter().map(|e| e.path.as_path()));
         } else {
@@ -245,4 +250,35 @@ fn send(library: &mut Library, grouping: Grouping, out: &Outbox) {
     let (orphans, duplicates) = if library.scanning { Default::default() } else { (orphans(library), duplicates(library)) };
     let snapshot = Snapshot { library: library.clone(), forest: (grouping, forest(library, grouping)), orphans, duplicates };
     let _ = out.send(Message::Library(Box::new(snapshot)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_in_a_folder_that_held_none_appears_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b");
+        std::fs::create_dir_all(&deep).unwrap();
+        let (tx, mut rx) = tokio::sync::mpsc::unbounded_channel();
+        let options = ScanOptions { roots: vec![dir.path().to_path_buf()], ..ScanOptions::default() };
+        let _worker = LibraryWorker::spawn(options, Duration::from_millis(20), tx).unwrap();
+        let mut wait = |images: usize| {
+            let until = Instant::now() + Duration::from_secs(20);
+            while Instant::now() < until {
+                match rx.try_recv() {
+                    Ok(Message::Library(s)) if !s.library.scanning && s.library.len() == images => return true,
+                    Ok(_) => {}
+                    Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                }
+            }
+            false
+        };
+        assert!(wait(0), "the empty folder");
+        // The clock of a folder's change has ticks.
+        std::thread::sleep(Duration::from_millis(30));
+        std::fs::File::create(deep.join("disk.raw")).unwrap().set_len(1 << 20).unwrap();
+        assert!(wait(1), "the new image");
+    }
 }

@@ -105,12 +105,18 @@ impl Cache {
         let lines: Vec<&str> = lines.collect();
         // Two halves on two threads: reading the lines is most of what a rescan does.
         let (a, b) = lines.split_at(lines.len() / 2);
-        let parse = |lines: &[&str]| lines.iter().filter_map(|l| parse(l)).collect::<Vec<_>>();
+        let parse = |lines: &[&str]| {
+            let mut out = Vec::with_capacity(lines.len());
+            out.extend(lines.iter().filter_map(|l| parse(l)));
+            out
+        };
         let (a, b) = std::thread::scope(|s| {
             let other = s.spawn(|| parse(b));
             (parse(a), other.join().unwrap_or_default())
         });
-        Cache { known: a.into_iter().chain(b).collect() }
+        let mut known = HashMap::with_capacity(lines.len());
+        known.extend(a.into_iter().chain(b));
+        Cache { known }
     }
 
     /// What is known of the file at `path`, if it has not changed since, nor any file it consists of.

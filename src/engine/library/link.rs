@@ -27,7 +27,7 @@ impl Library {
     }
 
     fn join_members(&mut self) {
-        let mut parts: HashMap<EntryId, EntryId> = HashMap::new();
+        let mut parts = HashMap::new();
         for e in self.iter() {
             for m in &e.facts.members {
                 if let Some(id) = self.by_path.get(m.path.as_os_str()).filter(|id| **id != e.id) {
@@ -121,15 +121,17 @@ impl Library {
     fn mark_loops(&mut self) {
         let ids: Vec<EntryId> = self.iter().map(|e| e.id).collect();
         // The walk (by its first entry) that visited each entry.
-        let mut visited: HashMap<EntryId, EntryId> = HashMap::new();
+        let mut visited: Vec<Option<EntryId>> = vec![None; self.slots.len()];
+        let walk = |visited: &[Option<EntryId>], id: EntryId| visited.get(id.0 as usize).copied().flatten();
         let mut looping = Vec::new();
         for &start in &ids {
             let mut at = Some(start);
-            while let Some(id) = at.filter(|id| !visited.contains_key(id)) {
-                visited.insert(id, start);
+            while let Some(id) = at.filter(|id| walk(&visited, *id).is_none()) {
+                let Some(slot) = visited.get_mut(id.0 as usize) else { break };
+                *slot = Some(start);
                 at = self.parent(id);
             }
-            if let Some(entry) = at.filter(|id| visited.get(id) == Some(&start)) {
+            if let Some(entry) = at.filter(|id| walk(&visited, *id) == Some(start)) {
                 let mut id = entry;
                 loop {
                     looping.push(id);
@@ -170,14 +172,15 @@ impl Library {
     /// An image is broken when it or anything below it is.
     fn judge_health(&mut self) {
         let ids: Vec<EntryId> = self.iter().map(|e| e.id).collect();
-        let mut broken: HashMap<EntryId, Option<Error>> = HashMap::new();
+        // By slot; `None` is not known yet.
+        let mut broken: Vec<Option<Option<Error>>> = vec![None; self.slots.len()];
         for &start in &ids {
             // Down to where the answer is known, then back up.
             let mut steps = Vec::new();
             let mut at = Some(start);
             let mut error = None;
             while let Some(id) = at {
-                if let Some(known) = broken.get(&id) {
+                if let Some(Some(known)) = broken.get(id.0 as usize) {
                     error = known.clone();
                     break;
                 }
@@ -186,11 +189,13 @@ impl Library {
             }
             for id in steps.into_iter().rev() {
                 error = self.get(id).and_then(own_error).or(error);
-                broken.insert(id, error.clone());
+                if let Some(slot) = broken.get_mut(id.0 as usize) {
+                    *slot = Some(error.clone());
+                }
             }
         }
-        for e in self.slots.iter_mut().flatten() {
-            e.health = match broken.remove(&e.id).flatten() {
+        for (e, broken) in self.slots.iter_mut().zip(broken).filter_map(|(e, b)| Some((e.as_mut()?, b))) {
+            e.health = match broken.flatten() {
                 // Nothing is wrong with what we merely cannot read; what stands on it is out of reach all the same.
                 Some(error) if !only_unread(e) => Health::Broken(error),
                 _ => match warnings(e) {

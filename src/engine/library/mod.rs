@@ -58,6 +58,10 @@ pub struct Library {
     pub scanning: bool,
     /// Domains that were found.
     pub domains: Vec<Domain>,
+    /// Every folder the last complete scan walked: one that changes may hold an image now.
+    pub folders: Vec<PathBuf>,
+    /// Those the running scan walked so far.
+    walked: Vec<PathBuf>,
     slots: Vec<Option<Entry>>,
     /// As plain strings, which are hashed faster than a path's parts.
     by_path: HashMap<OsString, EntryId>,
@@ -100,6 +104,7 @@ impl Library {
         match event {
             ScanEvent::Roots(roots) => {
                 self.scanning = true;
+                self.walked.clear();
                 self.scans = self.scans.wrapping_add(1);
                 if self.roots.iter().map(|r| &r.real).ne(roots.iter().map(|r| &r.real)) {
                     // Other roots: what was found belongs to folders that have other numbers now, or is not wanted any more.
@@ -109,12 +114,14 @@ impl Library {
                 self.roots = roots;
             }
             ScanEvent::Progress(p) => self.progress = p,
+            ScanEvent::Folder(folder) => self.walked.push(folder),
             ScanEvent::Domains(d) => self.domains = d,
             ScanEvent::Found(found) => found.into_iter().for_each(|f| self.insert(f)),
             ScanEvent::Located(all) => self.located.extend(all),
             ScanEvent::Done { complete, .. } => {
                 self.scanning = false;
                 if complete {
+                    self.folders = std::mem::take(&mut self.walked);
                     let old = |e: &&Entry| self.seen.get(e.id.0 as usize) != Some(&self.scans);
                     let ids: Vec<EntryId> = self.iter().filter(old).map(|e| e.id).collect();
                     ids.into_iter().for_each(|id| self.remove(id));

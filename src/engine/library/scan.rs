@@ -85,6 +85,8 @@ pub enum ScanEvent {
     Roots(Vec<Root>),
     /// Domains that were found.
     Domains(Vec<Domain>),
+    /// A folder was walked, whether it holds images or not.
+    Folder(PathBuf),
     /// Some files, new or seen before.
     Found(Vec<Found>),
     /// Where references lead that are no plain paths of entries: path of the child, and where.
@@ -153,6 +155,9 @@ impl Index {
     pub(super) fn take(&mut self, news: News, sink: &mut dyn FnMut(ScanEvent)) {
         self.seen.extend(news.seen);
         self.news.extend(news.read);
+        if let Some(folder) = news.folder {
+            sink(ScanEvent::Folder(folder));
+        }
         let images = news.found.iter().filter(|f| f.kind == EntryKind::Image);
         self.images.extend(images.map(|f| (f.path.clone(), f.root, f.facts.clone())));
         if !news.found.is_empty() {

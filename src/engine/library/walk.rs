@@ -54,6 +54,8 @@ pub(super) struct News {
     pub(super) seen: Vec<PathBuf>,
     /// What was read, for the cache.
     pub(super) read: Vec<(PathBuf, Known)>,
+    /// The folder that was walked, if it was one.
+    pub(super) folder: Option<PathBuf>,
 }
 
 /// A file to look at.
@@ -204,6 +206,7 @@ impl<'a> Crew<'a> {
             }
         };
         self.folders.fetch_add(1, Ordering::Relaxed);
+        news.folder = Some(path.to_path_buf());
         let entries: Vec<_> = entries.flatten().collect();
         let lck = entries.iter().any(|e| is_lck(&e.file_name()));
         let mut jobs = Vec::new();
