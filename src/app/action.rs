@@ -46,6 +46,8 @@ pub enum Action {
     Problems,
     Rescan,
     Convert,
+    Create,
+    Resize,
     Map,
     ZoomIn,
     ZoomOut,

@@ -2,6 +2,7 @@
 //! the footer, the help, the palette, the configuration and the README's key table are all made from it.
 
 use super::action::Action;
+use super::layer::Layer;
 use super::model::{Model, Pane, Screen};
 use crate::engine::units::printable;
 
@@ -109,6 +110,27 @@ fn can_convert(m: &Model) -> Result<(), String> {
     if m.read_only { no("read-only mode: nothing is written") } else { Ok(()) }
 }
 
+fn can_create(m: &Model) -> Result<(), String> {
+    if m.read_only { no("read-only mode: nothing is written") } else { Ok(()) }
+}
+
+fn can_resize(m: &Model) -> Result<(), String> {
+    can_convert(m)?;
+    match m.subject_entry().and_then(|e| e.format()) {
+        Some(f) if !f.entry().caps.resize => Err(format!("{f} images cannot be resized in place")),
+        _ => Ok(()),
+    }
+}
+
+fn has_command(m: &Model) -> Result<(), String> {
+    match m.layer() {
+        Some(Layer::Form(f)) if f.spec().is_none_or(|s| s.is_err()) => no("an answer is wrong"),
+        Some(Layer::Form(_)) => Ok(()),
+        _ if m.screen == Screen::Jobs && m.selected_job().is_some() => Ok(()),
+        _ => has_image(m),
+    }
+}
+
 fn has_error(m: &Model) -> Result<(), String> {
     if m.error_text().is_some() { Ok(()) } else { no("there is no error here") }
 }
@@ -191,7 +213,9 @@ pub static COMMANDS: &[Command] = &[
     row(A::Open, S::Library, "library.open", "open", &["enter"], "Open the page of the selected image; a folder unfolds.").footer(1),
     row(A::Filter, S::Library, "library.filter", "filter", &["/"], "Show only what matches, fuzzily: names, folders, formats.").footer(2),
     row(A::Map, S::Library, "library.map", "map", &["m"], "Open the allocation map of the selected image.").footer(4).when(has_readable),
-    row(A::Convert, S::Library, "library.convert", "convert…", &["c"], "Convert to raw: shows a plan first, then runs as a job.").footer(3).when(can_convert),
+    row(A::Convert, S::Library, "library.convert", "convert…", &["c"], "Convert to any format: a form, its plan, then a job.").footer(3).when(can_convert),
+    row(A::Create, S::Library, "library.create", "new image…", &["a"], "Make a new, empty image, by itself or standing on another: a form, its plan, then a job.").footer(8).when(can_create),
+    row(A::Resize, S::Library, "library.resize", "resize…", &["R"], "Give the image another virtual size, in place: a form, its plan, then a job.").footer(9).when(can_resize),
     row(A::Group, S::Library, "library.group", "group", &["t"], "Group the tree by chain, by folder, or by format.").footer(5),
     row(A::Sort, S::Library, "library.sort", "sort", &["s"], "Sort by the next column.").footer(6),
     row(A::Reverse, S::Library, "library.reverse", "reverse", &["S"], "Turn the order round."),
@@ -205,7 +229,9 @@ pub static COMMANDS: &[Command] = &[
 
     row(A::OpenLayer, S::Image, "image.open-layer", "open layer", &["enter"], "Open the page of the layer under the cursor.").footer(3).when(on_layer),
     row(A::Map, S::Image, "image.map", "map", &["m"], "Open the allocation map.").footer(1).when(has_readable),
-    row(A::Convert, S::Image, "image.convert", "convert…", &["c"], "Convert to raw: shows a plan first, then runs as a job.").footer(2).when(can_convert),
+    row(A::Convert, S::Image, "image.convert", "convert…", &["c"], "Convert to any format: a form, its plan, then a job.").footer(2).when(can_convert),
+    row(A::Create, S::Image, "image.overlay", "new overlay…", &["a"], "Make a new image that stands on this one: a form, its plan, then a job.").footer(5).when(can_create),
+    row(A::Resize, S::Image, "image.resize", "resize…", &["R"], "Give the image another virtual size, in place: a form, its plan, then a job.").footer(6).when(can_resize),
     row(A::Reload, S::Image, "image.reload", "reload", &["r", "f5"], "Read the image again.").footer(4),
 
     row(A::ZoomIn, S::Map, "map.zoom-in", "zoom in", &["+", "=", "enter"], "Zoom in around the cursor.").footer(1).when(can_zoom_in),
@@ -242,7 +268,7 @@ pub static COMMANDS: &[Command] = &[
     row(A::Palette, S::Global, "palette", "commands", &[":"], "Every command by name; those not available say why.").footer(2),
     row(A::CopyPath, S::Global, "copy.path", "copy path", &["y"], "Copy the image's path to the clipboard (through the terminal, also inside tmux).").when(has_image),
     row(A::CopyError, S::Global, "copy.error", "copy error", &["e"], "Copy the error or warning shown, with its place.").when(has_error),
-    row(A::CopyCommand, S::Global, "copy.command", "copy command", &["Y"], "Copy the command line that does what the screen shows.").when(has_image),
+    row(A::CopyCommand, S::Global, "copy.command", "copy command", &["Y"], "Copy the command line that does what the screen or form shows; while typing: Ctrl-y.").when(has_command),
     row(A::ToggleMouse, S::Global, "mouse", "mouse on/off", &["M"], "Give the mouse back to the terminal, or take it."),
     row(A::WriteConfig, S::Global, "config.write", "write configuration", &[], "Write a commented configuration file where there is none yet."),
     row(A::Redraw, S::Global, "redraw", "redraw", &["ctrl-l"], "Draw the whole screen again."),

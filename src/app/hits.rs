@@ -27,6 +27,8 @@ pub enum Hit {
     Item(usize),
     /// A field of the top layer's form.
     Field(usize),
+    /// Word `n` of a field of the top layer's form.
+    Word(usize, usize),
     /// Within the top layer, but on nothing.
     Inside,
 }
@@ -41,6 +43,8 @@ pub struct Hits {
     pub map: Option<(u16, u16)>,
     /// Lines the top layer shows.
     pub layer: usize,
+    /// Lines it has, where it can be scrolled; 0 where that does not matter.
+    pub layer_len: usize,
 }
 
 impl Hits {

@@ -1,15 +1,12 @@
 //! What can lie on top of a screen. The topmost takes every key; Esc takes it off.
 
-use std::path::PathBuf;
-
 use super::action::Action;
 use super::command::{COMMANDS, Command, Scope};
 use super::filter::Fuzzy;
+use super::form::Form;
 use super::input::Input;
 use super::key::Keymap;
 use super::model::{Model, Screen};
-use crate::engine::error::Result as Outcome;
-use crate::engine::ops::plan::Plan;
 
 /// What can become of running jobs when a person quits.
 pub const QUIT_CHOICES: [&str; 4] = [
@@ -30,8 +27,8 @@ pub enum Layer {
     Filter,
     /// An offset is being typed for the map's cursor, with why the last one was wrong.
     GoTo(Input, Option<String>),
-    /// Converting an image: form and plan.
-    Convert(Box<Convert>),
+    /// A form, with the plan of what it asks for.
+    Form(Box<Form>),
     /// Quitting while jobs run: the choice under the cursor.
     Quit(usize),
     /// A text to read in full: title, lines, first line shown.
@@ -92,17 +89,4 @@ impl Palette {
         });
         rows.into_iter().map(|(_, c, state)| (c, state)).collect()
     }
-}
-
-/// The form of a conversion to raw.
-#[derive(Debug, Clone)]
-pub struct Convert {
-    /// The image.
-    pub source: PathBuf,
-    /// Where to.
-    pub target: Input,
-    /// Which field or button has the cursor: 0 the path, 1 the start button, 2 the cancel button.
-    pub field: usize,
-    /// What will happen, or why it cannot; `None` while it is found out.
-    pub plan: Option<Outcome<Plan>>,
 }

@@ -16,6 +16,7 @@ pub mod effect;
 pub mod filter;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod form;
 pub mod hits;
 pub mod input;
 pub mod key;

@@ -237,7 +237,8 @@ impl Model {
     }
     /// Something on the screen moves by itself: a spinner, a gauge.
     pub fn moving(&self) -> bool {
-        self.library.data.scanning || self.library.loading || self.waiting()
+        let planning = matches!(self.layer(), Some(Layer::Form(f)) if f.waiting);
+        self.library.data.scanning || self.library.loading || self.waiting() || planning
     }
     /// The screen shown waits for a thread.
     fn waiting(&self) -> bool {

@@ -120,18 +120,64 @@ fn ascii_is_ascii() {
 
 #[test]
 fn help_palette_and_guide() {
-    for (name, typed) in [
-        ("help", "?"),
-        ("help-search", "? fold"),
-        ("palette", ":"),
-        ("guide", "5 j"),
-        ("jobs-empty", "4"),
-        ("convert", "j j j c"),
-    ] {
+    for (name, typed) in [("help", "?"), ("help-search", "? fold"), ("palette", ":"), ("guide", "5 j"), ("jobs-empty", "4")] {
         let mut m = start((100, 30));
         keys(&mut m, typed);
         let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
         golden(name, &text(&buffer));
+    }
+}
+
+/// A form with an answer from the disk and a plan, on its first page or its last.
+fn formed(size: (u16, u16), typed: &str, plan: bool) -> Model {
+    use crate::app::form::Remark;
+    use crate::app::message::Level;
+    use crate::app::worker::jobs::PlanMade;
+    use crate::engine::ops::plan::{Estimate, Plan, PlanFile, Space, Undo};
+    let mut m = start(size);
+    keys(&mut m, typed);
+    let remark = Remark { level: Level::Warning, text: "it is there already and will be replaced".into() };
+    let path: std::path::PathBuf = "/srv/images/debian-12-base.1.qcow2".into();
+    let made = Plan {
+        title: "convert debian-12-base.qcow2 to debian-12-base.1.qcow2 (qcow2, compressed)".into(),
+        reads: vec![PlanFile { path: "/srv/images/debian-12-base.qcow2".into(), what: "qcow2 image".into() }],
+        writes: vec![PlanFile { path, what: "new qcow2 image".into() }],
+        read_bytes: 2252 * MIB,
+        write_bytes: Estimate { likely: 1130 * MIB, worst: 2280 * MIB },
+        space: Some(Space {
+            on: "/srv/images".into(),
+            needed: Estimate { likely: 1130 * MIB, worst: 2280 * MIB },
+            free: 212 * GIB,
+        }),
+        losses: vec!["/srv/images/debian-12-base.qcow2 has 2 internal snapshot(s), which are not copied".into()],
+        undo: Undo::Impossible("the file that has the target's name now is replaced".into()),
+        ..Plan::default()
+    };
+    let generation = m.jobs.plan_generation;
+    let made = PlanMade { generation, remarks: vec![("target", remark)], plan: Some(Ok(made)) };
+    update(&mut m, Message::Plan(Box::new(made)));
+    if plan {
+        keys(&mut m, "enter");
+    }
+    m
+}
+
+#[test]
+fn forms_and_their_plans_at_every_size() {
+    for (w, h) in SIZES {
+        let mut m = formed((w, h), "j j j c q down down", false);
+        let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+        golden(&format!("form-convert-{w}x{h}"), &text(&buffer));
+        let mut m = formed((w, h), "j j j c q", true);
+        let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+        golden(&format!("form-plan-{w}x{h}"), &text(&buffer));
+    }
+    for (name, typed) in [("create", "j j j a tab tab tab 2 0"), ("resize", "j j j R 1 x enter")] {
+        let mut m = start((100, 30));
+        keys(&mut m, typed);
+        let (buffer, ..) = render(&mut m, &look(Depth::Mono, false));
+        let shown = text(&buffer);
+        golden(&format!("form-{name}-ascii"), &shown);
     }
 }
 
@@ -271,7 +317,22 @@ fn the_cursor_s_line_is_marked_in_colour_and_without() {
 #[test]
 fn every_screen_survives_every_size() {
     let look = look(Depth::Ansi, true);
-    let screens = ["", "j", "j j j 2", "j j j 3", "4", "5", "?", ":", "j j j c", "/ x", "j j j 3 o"];
+    let screens = [
+        "",
+        "j",
+        "j j j 2",
+        "j j j 3",
+        "4",
+        "5",
+        "?",
+        ":",
+        "j j j c",
+        "j j j c q enter",
+        "j j j a",
+        "j j j R 1 G",
+        "/ x",
+        "j j j 3 o",
+    ];
     for typed in screens {
         for (w, h) in (1..24)
             .map(|n| (n, n))

@@ -81,8 +81,10 @@ fn converts_to_raw_in_the_background() {
     t.keys(&["/"]);
     t.text("web-next");
     t.keys(&["Enter", "c"]);
+    t.wait_for("to read");
+    t.keys(&["Enter"]);
     t.wait_for("undo");
-    t.keys(&["Enter", "Enter"]);
+    t.keys(&["Enter"]);
     t.wait_for("done: convert");
     t.keys(&["4"]);
     t.wait_for("100%");

@@ -198,12 +198,13 @@ pub(super) fn run(m: &mut Model, action: Action) -> Vec<Effect> {
 
 /// The command line that does what the screen shows.
 pub(super) fn command_line(m: &Model) -> Option<String> {
-    let path = shell_word(&m.subject()?.display().to_string());
-    if let Some(Layer::Convert(form)) = m.layer() {
-        let crate::engine::ops::JobSpec::Convert(spec) = super::jobs::spec(m, form) else { return None };
-        let words: Vec<String> = spec.command().iter().map(|w| shell_word(w)).collect();
-        return Some(format!("cowshed {}", words.join(" ")));
+    if let Some(Layer::Form(form)) = m.layer() {
+        return super::form::command_line(form);
     }
+    if let (Screen::Jobs, Some(job)) = (m.screen, m.selected_job()) {
+        return Some(command_words(&job.view.spec.command()));
+    }
+    let path = shell_word(&m.subject()?.display().to_string());
     Some(match m.screen {
         Screen::Map => match m.map.window {
             Some((start, end)) => format!("cowshed map -s {start} -l {} {path}", end - start),
@@ -211,6 +212,12 @@ pub(super) fn command_line(m: &Model) -> Option<String> {
         },
         _ => format!("cowshed info --backing-chain {path}"),
     })
+}
+
+/// A cowshed command of these arguments.
+pub(super) fn command_words(arguments: &[String]) -> String {
+    let words: Vec<String> = arguments.iter().map(|w| shell_word(w)).collect();
+    format!("cowshed {}", words.join(" "))
 }
 
 /// A word as a shell takes it.

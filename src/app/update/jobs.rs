@@ -1,20 +1,18 @@
 //! What happens on the jobs panel, and how jobs are started.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use super::form;
 use super::image::roots;
 use crate::app::action::Action;
 use crate::app::effect::Effect;
-use crate::app::input::Input;
-use crate::app::layer::{Convert, Layer};
+use crate::app::form::{ConvertForm, CreateForm, ResizeForm};
 use crate::app::message::Level;
 use crate::app::model::{Model, Screen};
 use crate::app::state::jobs::JobRow;
-use crate::app::worker::jobs::{PlanMade, PlanRequest};
-use crate::engine::format::Format;
 use crate::engine::job::{JobEdge, JobState};
-use crate::engine::ops::JobSpec;
-use crate::engine::ops::convert::ConvertSpec;
+use crate::engine::library::NodeKind;
 use crate::engine::units::printable;
 
 /// A job that ran at least so long is told of when nobody looks, in milliseconds.
@@ -24,10 +22,21 @@ pub(super) fn run(m: &mut Model, action: Action) -> Vec<Effect> {
     match action {
         Action::Convert => {
             let Some(source) = m.subject() else { return Vec::new() };
-            let target = Input::new(free_name(m, &source).display().to_string());
-            let form = Convert { source, target, field: 0, plan: None };
-            m.layers.push(Layer::Convert(Box::new(form)));
-            plan(m).into_iter().collect()
+            let recipe = ConvertForm::new(m, &source, roots(m));
+            form::open(m, Arc::new(recipe))
+        }
+        Action::Create => {
+            let recipe = match (m.screen, m.subject()) {
+                // On an image's page it is an overlay on that image.
+                (Screen::Image, Some(base)) => CreateForm::overlay(m, &base, roots(m)),
+                _ => CreateForm::new(m, &folder(m), roots(m)),
+            };
+            form::open(m, Arc::new(recipe))
+        }
+        Action::Resize => {
+            let Some(image) = m.subject() else { return Vec::new() };
+            let recipe = ResizeForm::new(m, &image, roots(m));
+            form::open(m, Arc::new(recipe))
         }
         Action::CancelJob => m.selected_job().map(|j| Effect::CancelJob(j.view.id)).into_iter().collect(),
         Action::PauseJob => {
@@ -39,42 +48,16 @@ pub(super) fn run(m: &mut Model, action: Action) -> Vec<Effect> {
     }
 }
 
-/// Beside the image, with the extension of a raw disk; numbered until no image known has that name.
-fn free_name(m: &Model, source: &Path) -> PathBuf {
-    let named = |n: u32| source.with_extension(if n == 0 { "raw".to_string() } else { format!("{n}.raw") });
-    (0..1000).map(named).find(|p| p != source && m.library.data.at(p).is_none()).unwrap_or_else(|| source.with_extension("raw"))
-}
-
-/// What the form asks for.
-pub(super) fn spec(m: &Model, form: &Convert) -> JobSpec {
-    let beside = form.source.parent().unwrap_or(Path::new("."));
-    let mut spec = ConvertSpec::new(&form.source, beside.join(form.target.text()), Format::Raw);
-    spec.roots = roots(m);
-    JobSpec::Convert(spec)
-}
-
-/// Asks for the plan of the form that is open; until it comes, nothing can be started.
-pub(super) fn plan(m: &mut Model) -> Option<Effect> {
-    m.jobs.plan_generation += 1;
-    let generation = m.jobs.plan_generation;
-    let spec = match m.layers.last() {
-        Some(Layer::Convert(form)) if !form.target.is_empty() => spec(m, form),
-        _ => return None,
+/// Where a new image goes: beside the selected one, in the selected folder, else in the first root.
+fn folder(m: &Model) -> PathBuf {
+    let beside = m.library.selected().map(|e| e.folder().to_path_buf());
+    let root = |i: usize| m.library.data.roots.get(i).map(|r| r.real.clone());
+    let chosen = match m.library.selected_kind() {
+        Some(NodeKind::Folder(p)) => Some(p.clone()),
+        Some(NodeKind::Root(i)) => root(*i),
+        _ => beside,
     };
-    if let Some(Layer::Convert(form)) = m.layers.last_mut() {
-        form.plan = None;
-    }
-    Some(Effect::Plan(PlanRequest { generation, spec }))
-}
-
-pub(super) fn planned(m: &mut Model, made: PlanMade) -> Vec<Effect> {
-    if made.generation == m.jobs.plan_generation
-        && let Some(Layer::Convert(form)) = m.layers.last_mut()
-    {
-        form.plan = Some(made.plan);
-        m.dirty = true;
-    }
-    Vec::new()
+    chosen.or_else(|| root(0)).filter(|p| m.library.data.at(p).is_none()).unwrap_or_else(|| PathBuf::from("."))
 }
 
 /// The jobs as they are now. The cursor stays on its job.
@@ -115,14 +98,4 @@ pub(super) fn edge(m: &mut Model, edge: JobEdge) -> Vec<Effect> {
     }
     m.tell(text, level);
     effects
-}
-
-/// The form was confirmed.
-pub(super) fn start(m: &mut Model, form: &Convert) -> Vec<Effect> {
-    let spec = spec(m, form);
-    m.tell(format!("started: {} — 4 shows the jobs", printable(&spec.title())), Level::Info);
-    if m.screen == Screen::Jobs {
-        m.notice = None;
-    }
-    vec![Effect::Submit(spec)]
 }

@@ -2,7 +2,7 @@
 
 use crossterm::event::{KeyCode, KeyModifiers};
 
-use super::{image, jobs, library, run};
+use super::{form, image, library, run};
 use crate::app::action::Action;
 use crate::app::effect::Effect;
 use crate::app::input::Input;
@@ -68,7 +68,7 @@ pub(super) fn key(m: &mut Model, key: Key) -> Vec<Effect> {
                 (Some(Layer::Palette(p)), Vec::new())
             }
         },
-        Layer::Convert(form) => return convert(m, form, key),
+        Layer::Form(form) => return form::key(m, form, key),
         Layer::Quit(at) => return quit(m, at, key),
         Layer::Text(title, lines, top) => match key.code {
             KeyCode::Esc | KeyCode::Enter | KeyCode::Char('q') => (None, Vec::new()),
@@ -142,39 +142,6 @@ fn go_to(m: &mut Model, mut input: Input, key: Key) -> (Option<Layer>, Vec<Effec
     }
 }
 
-fn convert(m: &mut Model, mut form: Box<crate::app::layer::Convert>, key: Key) -> Vec<Effect> {
-    match key.code {
-        KeyCode::Esc => return Vec::new(),
-        KeyCode::Enter if form.field == 2 => return Vec::new(),
-        // Enter in the path goes to the button first: nothing is written by one bare key.
-        KeyCode::Enter if form.field == 0 => form.field = 1,
-        KeyCode::Enter => {
-            if matches!(form.plan, Some(Ok(_))) {
-                return jobs::start(m, &form);
-            }
-        }
-        KeyCode::Tab if key.mods.contains(KeyModifiers::SHIFT) => form.field = (form.field + 2) % 3,
-        KeyCode::Tab | KeyCode::Down => form.field = (form.field + 1) % 3,
-        KeyCode::Up => form.field = (form.field + 2) % 3,
-        KeyCode::Left if form.field > 0 => form.field = 1,
-        KeyCode::Right if form.field > 0 => form.field = 2,
-        KeyCode::Char('Y') if form.field > 0 => {
-            m.layers.push(Layer::Convert(form));
-            return run(m, Action::CopyCommand);
-        }
-        _ if form.field == 0 => {
-            let before = form.target.text().to_string();
-            form.target.key(key);
-            let changed = form.target.text() != before;
-            m.layers.push(Layer::Convert(form));
-            return if changed { jobs::plan(m).into_iter().collect() } else { Vec::new() };
-        }
-        _ => {}
-    }
-    m.layers.push(Layer::Convert(form));
-    Vec::new()
-}
-
 /// Quitting while jobs run: one of [`QUIT_CHOICES`].
 fn quit(m: &mut Model, at: usize, key: Key) -> Vec<Effect> {
     let at = match key.code {
@@ -229,11 +196,7 @@ pub(super) fn paste(m: &mut Model, text: &str) -> Vec<Effect> {
             p.input.insert(text);
             Layer::Palette(p)
         }
-        Layer::Convert(mut form) => {
-            form.target.insert(text);
-            m.layers.push(Layer::Convert(form));
-            return jobs::plan(m).into_iter().collect();
-        }
+        Layer::Form(form) => return form::paste(m, form, text),
         other => other,
     };
     m.layers.push(layer);

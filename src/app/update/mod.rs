@@ -1,5 +1,6 @@
 //! The heart: what a message does to the model, and what is to be carried out for it. No I/O, no clock.
 
+mod form;
 mod image;
 mod jobs;
 mod layers;
@@ -50,7 +51,7 @@ pub fn update(m: &mut Model, message: Message) -> Vec<Effect> {
         Message::Grid(grid) => image::grid_loaded(m, *grid),
         Message::Cursor(cursor) => image::cursor_loaded(m, *cursor),
         Message::Edge(edge) => jobs::edge(m, edge),
-        Message::Plan(made) => jobs::planned(m, *made),
+        Message::Plan(made) => form::planned(m, *made),
         Message::Jobs(rows) => jobs::sampled(m, rows),
         Message::Told(text, level) => {
             m.tell(&*text, level);
@@ -71,6 +72,9 @@ pub fn drawn(m: &mut Model, hits: Hits) -> Vec<Effect> {
             Pane::Tree | Pane::Chain | Pane::Snapshots | Pane::JobList | Pane::FormatList => scroll.follow(count),
             _ => scroll.top = scroll.top.min(len.saturating_sub(height)),
         }
+    }
+    if let Some(Layer::Form(form)) = m.layers.last_mut() {
+        form.top = form.top.min(hits.layer_len.saturating_sub(hits.layer));
     }
     let mut effects = Vec::new();
     if let Some(shape) = hits.map
@@ -188,7 +192,9 @@ pub fn run(m: &mut Model, action: Action) -> Vec<Effect> {
         | Action::MapLayer
         | Action::MapColour
         | Action::GoTo => image::run(m, action),
-        Action::Convert | Action::CancelJob | Action::PauseJob | Action::ForgetJobs => jobs::run(m, action),
+        Action::Convert | Action::Create | Action::Resize | Action::CancelJob | Action::PauseJob | Action::ForgetJobs => {
+            jobs::run(m, action)
+        }
     }
 }
 

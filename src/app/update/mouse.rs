@@ -1,8 +1,9 @@
 //! The mouse: what was clicked is looked up in the areas of the last drawing.
 
-use super::{image, layers, library, run};
+use super::{form, image, layers, library, run};
 use crate::app::action::Action;
 use crate::app::effect::Effect;
+use crate::app::form::Did;
 use crate::app::hits::Hit;
 use crate::app::key::Key;
 use crate::app::layer::Layer;
@@ -86,10 +87,14 @@ fn on_layer(m: &mut Model, hit: Option<Hit>, double: bool) -> Vec<Effect> {
             m.layers.pop();
             layers::choose_quit(m, n)
         }
-        (Some(Hit::Field(n)), Some(Layer::Convert(form))) => {
-            form.field = n;
-            // Buttons act at once: the plan is before the eyes.
-            if n > 0 { Key::parse("enter").map(|k| layers::key(m, k)).unwrap_or_default() } else { Vec::new() }
+        (Some(hit @ (Hit::Field(_) | Hit::Word(..))), Some(Layer::Form(_))) => {
+            let Some(Layer::Form(mut form)) = m.layers.pop() else { return Vec::new() };
+            let did = match hit {
+                Hit::Field(n) => form.click(n),
+                Hit::Word(field, word) => form.click_word(field, word),
+                _ => Did::Moved,
+            };
+            form::after(m, form, did)
         }
         (Some(Hit::Run(action)), Some(_)) => {
             m.layers.pop();
@@ -112,6 +117,10 @@ fn wheel(m: &mut Model, column: u16, row: u16, by: isize) -> Vec<Effect> {
         }
         Some(Layer::Palette(p)) => {
             p.selected = p.selected.saturating_add_signed(by.signum());
+            return Vec::new();
+        }
+        Some(Layer::Form(form)) => {
+            form.wheel(by);
             return Vec::new();
         }
         Some(Layer::Text(_, lines, top)) => {

@@ -128,31 +128,6 @@ fn what_cannot_be_done_says_why() {
 }
 
 #[test]
-fn converting_needs_more_than_one_bare_key() {
-    let mut m = start();
-    let effects = keys(&mut m, "j j j c");
-    let [Effect::Plan(request)] = effects.as_slice() else { panic!("{effects:?}") };
-    let generation = request.generation;
-    // Not before the plan is there, whatever is pressed.
-    assert!(keys(&mut m, "enter enter enter").is_empty());
-    let made = crate::app::worker::jobs::PlanMade { generation, plan: Ok(Default::default()) };
-    update(&mut m, Message::Plan(Box::new(made)));
-    let effects = keys(&mut m, "enter");
-    let [Effect::Submit(crate::engine::ops::JobSpec::Convert(spec))] = effects.as_slice() else { panic!("{effects:?}") };
-    assert_eq!(spec.target, std::path::Path::new("/srv/images/debian-12-base.raw"));
-    assert!(m.layers.is_empty());
-}
-
-#[test]
-fn a_stale_plan_is_dropped() {
-    let mut m = start();
-    keys(&mut m, "j j j c x");
-    let made = crate::app::worker::jobs::PlanMade { generation: 1, plan: Ok(Default::default()) };
-    update(&mut m, Message::Plan(Box::new(made)));
-    assert!(matches!(m.layer(), Some(Layer::Convert(f)) if f.plan.is_none()));
-}
-
-#[test]
 fn copies_what_it_says() {
     let mut m = start();
     assert_eq!(keys(&mut m, "j j j y"), [Effect::Copy("/srv/images/debian-12-base.qcow2".into())]);

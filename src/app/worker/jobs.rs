@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use super::Outbox;
 use super::latest::Latest;
-use crate::app::message::Message;
+use super::paths::{self, PathCheck};
+use crate::app::form::Remark;
+use crate::app::message::{Level, Message};
 use crate::app::state::jobs::JobRow;
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::job::{JobId, Runner, RunnerOptions, SubmitOptions};
@@ -16,17 +18,21 @@ use crate::engine::ops::plan::Plan;
 pub struct PlanRequest {
     /// Numbers the requests.
     pub generation: u64,
-    /// What is to be done.
-    pub spec: JobSpec,
+    /// What is to be done; `None` while the form's answers are none.
+    pub spec: Option<JobSpec>,
+    /// Paths of the form to look at first.
+    pub paths: Vec<PathCheck>,
 }
 
-/// Answers a [`PlanRequest`].
+/// Answers a [`PlanRequest`]: at once with what the disk says of the paths, and once more with the plan.
 #[derive(Debug)]
 pub struct PlanMade {
     /// Of the request.
     pub generation: u64,
-    /// The plan, or why there is none.
-    pub plan: Result<Plan>,
+    /// What the disk says of the paths, by field.
+    pub remarks: Vec<(&'static str, Remark)>,
+    /// The plan, or why there is none; `None` before it is made, and when a path is wrong.
+    pub plan: Option<Result<Plan>>,
 }
 
 /// The runner, and the thread that plans.
@@ -46,9 +52,14 @@ impl JobWorkers {
             let _ = to_edges.send(Message::Edge(edge));
         });
         let plan = Latest::spawn("cowshed-plan", move |r: PlanRequest, _| {
-            let plan = std::panic::catch_unwind(|| r.spec.plan())
+            let PlanRequest { generation, spec, paths } = r;
+            let remarks: Vec<_> = paths.iter().map(|p| (p.field, paths::look(p))).collect();
+            let tell = |remarks, plan| drop(to_plans.send(Message::Plan(Box::new(PlanMade { generation, remarks, plan }))));
+            tell(remarks.clone(), None);
+            let Some(spec) = spec.filter(|_| remarks.iter().all(|(_, r)| r.level != Level::Error)) else { return };
+            let plan = std::panic::catch_unwind(|| spec.plan())
                 .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "planning this hit a defect in cowshed")));
-            let _ = to_plans.send(Message::Plan(Box::new(PlanMade { generation: r.generation, plan })));
+            tell(remarks, Some(plan));
         })?;
         Ok(JobWorkers { runner, plan })
     }

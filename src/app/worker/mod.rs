@@ -5,6 +5,7 @@ pub mod image;
 pub mod jobs;
 pub mod latest;
 pub mod library;
+pub mod paths;
 
 use tokio::sync::mpsc::UnboundedSender;
 

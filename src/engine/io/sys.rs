@@ -195,3 +195,10 @@ pub fn free_space(path: &Path) -> io::Result<u64> {
     check(unsafe { libc::statvfs(c.as_ptr(), &raw mut s) })?;
     Ok(s.f_bavail * s.f_frsize)
 }
+
+/// True when this process may make files in `folder` (or write to the file): neither its mode nor a read-only filesystem forbids it.
+pub fn may_write(folder: &Path) -> bool {
+    let Ok(c) = CString::new(folder.as_os_str().as_bytes()) else { return false };
+    // SAFETY: c is NUL-terminated; nothing is written.
+    unsafe { libc::faccessat(libc::AT_FDCWD, c.as_ptr(), libc::W_OK, libc::AT_EACCESS) == 0 }
+}

@@ -59,6 +59,24 @@ impl ImageSpec {
         format!("create {} image {}", self.format, self.target.display())
     }
 
+    /// The arguments of the `cowshed` command that does the same.
+    pub fn command(&self) -> Vec<String> {
+        let mut out: Vec<String> = vec!["create".into(), "-f".into(), self.format.name().into()];
+        if !self.options.is_empty() {
+            out.extend(["-o".into(), super::options_argument(&self.options)]);
+        }
+        if let Some(backing) = &self.backing {
+            out.extend(["-b".into(), backing.clone()]);
+        }
+        if let Some(format) = self.backing_format {
+            out.extend(["-F".into(), format.name().into()]);
+        }
+        out.extend([(self.unchecked, "-u"), (self.follow, "--follow")].iter().filter(|f| f.0).map(|f| f.1.to_string()));
+        out.push(self.target.display().to_string());
+        out.extend(self.size.map(|s| s.to_string()));
+        out
+    }
+
     /// The options that mean a field, put there.
     fn settled(&self) -> Result<ImageSpec> {
         let mut out = ImageSpec { options: Vec::new(), ..self.clone() };

@@ -48,6 +48,24 @@ impl DdSpec {
         format!("copy a piece of {} to {}", self.input.display(), self.output.display())
     }
 
+    /// The arguments of the `cowshed` command that does the same.
+    pub fn command(&self) -> Vec<String> {
+        let mut out: Vec<String> = vec!["dd".into()];
+        if let Some(format) = self.input_format {
+            out.extend(["-f".into(), format.name().into()]);
+        }
+        out.extend(["-O".into(), self.output_format.name().into()]);
+        out.extend([(self.force_share, "-U"), (self.follow, "--follow")].iter().filter(|f| f.0).map(|f| f.1.to_string()));
+        out.extend([
+            format!("if={}", self.input.display()),
+            format!("of={}", self.output.display()),
+            format!("bs={}", self.block),
+        ]);
+        out.extend(self.count.map(|n| format!("count={n}")));
+        out.extend((self.skip > 0).then(|| format!("skip={}", self.skip)));
+        out
+    }
+
     fn chain(&self) -> Result<Chain> {
         let gate = Gate::around(&self.input).follow(self.follow);
         Chain::open(&self.input, &OpenOptions { format: self.input_format, gate: Some(gate), ..OpenOptions::default() })

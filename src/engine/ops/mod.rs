@@ -72,6 +72,16 @@ impl JobSpec {
             JobSpec::Snapshot(_) => "snapshot",
         }
     }
+    /// The arguments of the `cowshed` command that does the same.
+    pub fn command(&self) -> Vec<String> {
+        match self {
+            JobSpec::Convert(spec) => spec.command(),
+            JobSpec::Create(spec) => spec.command(),
+            JobSpec::Dd(spec) => spec.command(),
+            JobSpec::Resize(spec) => spec.command(),
+            JobSpec::Snapshot(spec) => spec.command(),
+        }
+    }
     /// The same with absolute paths: for the journal, which is read from any folder.
     pub fn absolute(self) -> JobSpec {
         match self {
@@ -101,6 +111,11 @@ impl JobSpec {
     pub fn plan(&self) -> Result<Plan> {
         self.operation().plan()
     }
+}
+
+/// `name=value,name=value` as `-o` takes it; a comma in a value is written twice.
+fn options_argument(options: &[(String, String)]) -> String {
+    options.iter().map(|(n, v)| format!("{n}={}", v.replace(',', ",,"))).collect::<Vec<_>>().join(",")
 }
 
 /// `path` from the root on; unchanged where the current folder cannot be told.

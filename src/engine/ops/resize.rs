@@ -76,6 +76,29 @@ impl ResizeSpec {
         format!("resize {} {to}", self.image.display())
     }
 
+    /// The arguments of the `cowshed` command that does the same.
+    pub fn command(&self) -> Vec<String> {
+        let mut out: Vec<String> = vec!["resize".into()];
+        if let Some(format) = self.format {
+            out.extend(["-f".into(), format.name().into()]);
+        }
+        out.extend([(self.shrink, "--shrink"), (self.follow, "--follow")].iter().filter(|f| f.0).map(|f| f.1.to_string()));
+        let mode = match self.preallocation {
+            Preallocation::Off => None,
+            Preallocation::Metadata => Some("metadata"),
+            Preallocation::Falloc => Some("falloc"),
+            Preallocation::Full => Some("full"),
+        };
+        out.extend(mode.map(|m| format!("--preallocation={m}")));
+        out.push(self.image.display().to_string());
+        out.push(match self.change {
+            Change::To(n) => n.to_string(),
+            Change::By(n) => format!("+{n}"),
+            Change::Less(n) => format!("-{n}"),
+        });
+        out
+    }
+
     fn gate(&self) -> Gate {
         self.roots.iter().fold(Gate::around(&self.image), |g, r| g.allow(r)).follow(self.follow)
     }

@@ -25,13 +25,19 @@ use crate::engine::io::{ReadAt, WriteAt, WriteDevice, sys};
 
 /// Bytes free in `folder`, where a new image is to be made.
 ///
-/// Errors: the folder is not there or is none, with what to do.
+/// Errors: the folder is not there or is none, or nothing can be made in it, with what to do.
 pub fn room(folder: &Path) -> Result<u64> {
     if !folder.is_dir() {
         return Err(Error::new(ErrorKind::NotFound, "the folder the new image should lie in is not there")
             .op("create")
             .path(folder)
             .hint("make it first, or choose another"));
+    }
+    if !sys::may_write(folder) {
+        return Err(Error::new(ErrorKind::Permission, "files cannot be made in this folder")
+            .op("create")
+            .path(folder)
+            .hint("choose another, or ask its owner"));
     }
     sys::free_space(folder).op("ask the free space").path(folder)
 }

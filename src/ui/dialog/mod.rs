@@ -1,6 +1,6 @@
 //! What lies on top of a screen.
 
-mod convert;
+mod form;
 mod help;
 mod palette;
 
@@ -23,7 +23,7 @@ pub fn draw(c: &mut Canvas<'_>, screen: Rect, layer: &Layer) {
         Layer::Filter => {}
         Layer::Help(h) => help::draw(c, screen, h),
         Layer::Palette(p) => palette::draw(c, screen, p),
-        Layer::Convert(form) => convert::draw(c, screen, form),
+        Layer::Form(form) => form::draw(c, screen, form),
         Layer::GoTo(text, why) => go_to(c, screen, text, why.as_deref()),
         Layer::Quit(at) => quit(c, screen, *at),
         Layer::Text(title, lines, top) => text(c, screen, title, lines, *top),

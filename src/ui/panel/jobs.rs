@@ -18,7 +18,7 @@ use crate::ui::{Canvas, frame, widget};
 pub fn draw(c: &mut Canvas<'_>, area: Rect) {
     let rows = c.m.jobs.rows.len();
     if rows == 0 {
-        let lines = ["no jobs", "c in the library or on an image's page converts it to raw, here in the background"];
+        let lines = ["no jobs", "c in the library or on an image's page converts it, here in the background"];
         for (i, line) in (0u16..).zip(lines) {
             let x = (usize::from(area.width).saturating_sub(line.len()) / 2) as u16;
             c.put(area, x, area.height / 3 + i * 2, line, if i == 0 { Role::Strong } else { Role::Dim });

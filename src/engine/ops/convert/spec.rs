@@ -119,10 +119,7 @@ impl ConvertSpec {
         }
         opt("-O", Some(self.format.name().into()));
         if !self.options.is_empty() {
-            opt(
-                "-o",
-                Some(self.options.iter().map(|(n, v)| format!("{n}={}", v.replace(',', ",,"))).collect::<Vec<_>>().join(",")),
-            );
+            opt("-o", Some(crate::engine::ops::options_argument(&self.options)));
         }
         if let Some(b) = &self.backing {
             opt("-B", Some(b.clone()));

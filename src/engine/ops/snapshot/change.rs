@@ -64,6 +64,25 @@ impl SnapshotSpec {
         }
     }
 
+    /// The arguments of the `cowshed` command that does the same.
+    pub fn command(&self) -> Vec<String> {
+        let mut out: Vec<String> = vec!["snapshot".into()];
+        if let Some(format) = self.format {
+            out.extend(["-f".into(), format.name().into()]);
+        }
+        match &self.action {
+            Action::Create(name) => out.extend(["-c".into(), name.clone()]),
+            Action::Apply { name, keep } => {
+                out.extend(["-a".into(), name.clone()]);
+                out.extend(keep.then(|| "--keep".into()));
+            }
+            Action::Delete(names) => out.extend(names.iter().flat_map(|n| ["-d".into(), n.clone()])),
+            Action::Rename { from, to } => out.extend(["--rename".into(), from.clone(), to.clone()]),
+        }
+        out.push(self.image.display().to_string());
+        out
+    }
+
     /// Refuses other formats than qcow2.
     fn check_format(&self, dev: &dyn ReadAt) -> Result<()> {
         let format = match self.format {

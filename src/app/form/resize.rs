@@ -1,0 +1,102 @@
+//! The form of another virtual size.
+
+use std::path::{Path, PathBuf};
+
+use super::Recipe;
+use super::field::{Answers, Field};
+use crate::app::model::Model;
+use crate::engine::error::Result;
+use crate::engine::format::Format;
+use crate::engine::ops::JobSpec;
+use crate::engine::ops::resize::{Change, Preallocation, ResizeSpec};
+use crate::engine::units::{binary, parse_size};
+
+/// What is known of the image when the form is opened.
+#[derive(Debug, Clone)]
+pub struct ResizeForm {
+    image: PathBuf,
+    format: Option<Format>,
+    size: Option<u64>,
+    roots: Vec<PathBuf>,
+}
+
+impl ResizeForm {
+    /// The form for `image`.
+    pub fn new(m: &Model, image: &Path, roots: Vec<PathBuf>) -> Self {
+        let entry = m.library.data.at(image);
+        ResizeForm {
+            image: image.to_path_buf(),
+            format: entry.and_then(|e| e.format()),
+            size: entry.and_then(|e| e.virtual_size()),
+            roots,
+        }
+    }
+
+    /// The change that is asked for.
+    fn change(text: &str) -> Result<Change> {
+        Ok(match (text.strip_prefix('+'), text.strip_prefix('-')) {
+            (Some(more), _) => Change::By(parse_size(more)?),
+            (_, Some(less)) => Change::Less(parse_size(less)?),
+            _ => Change::To(parse_size(text)?),
+        })
+    }
+    /// It becomes smaller, as far as that is known here.
+    fn shrinks(&self, a: &Answers<'_>) -> bool {
+        match (Self::change(a.text("size")), self.size) {
+            (Ok(Change::Less(n)), _) => n > 0,
+            (Ok(Change::To(n)), Some(old)) => n < old,
+            _ => false,
+        }
+    }
+}
+
+impl Recipe for ResizeForm {
+    fn title(&self) -> String {
+        format!("Resize {}", self.image.file_name().unwrap_or_default().to_string_lossy())
+    }
+
+    fn fields(&self, a: &Answers<'_>) -> Vec<Field> {
+        let now = self.size.map(|s| format!("; it is {} now", binary(s))).unwrap_or_default();
+        let doc = format!("the new size, or a change of it: 40G, +10G, -1G{now}");
+        let mut out = vec![Field::change("size", "size", doc).required()];
+        if self.shrinks(a) || a.on("shrink") {
+            let doc = "let it become smaller: what lies beyond the new end is lost; shrink the filesystems in it first";
+            out.push(Field::switch("shrink", "shrink", doc, false));
+        }
+        if self.format == Some(Format::Raw) && !self.shrinks(a) {
+            let words = ["off", "falloc", "full"].map(str::to_string).to_vec();
+            out.push(Field::choice(
+                "preallocation",
+                "preallocation",
+                "what is reserved of the new part: nothing, space, or space filled with zeros",
+                words,
+            ));
+        }
+        out
+    }
+
+    fn wrong(&self, a: &Answers<'_>) -> Vec<(&'static str, String)> {
+        if self.shrinks(a) && !a.on("shrink") {
+            vec![("shrink", "it would become smaller: turn this on to allow that".into())]
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn spec(&self, a: &Answers<'_>) -> Result<JobSpec> {
+        let mut spec = ResizeSpec::new(&self.image, Self::change(a.text("size"))?);
+        spec.format = self.format;
+        spec.shrink = a.on("shrink");
+        spec.preallocation = match a.text("preallocation") {
+            "falloc" => Preallocation::Falloc,
+            "full" => Preallocation::Full,
+            _ => Preallocation::Off,
+        };
+        spec.roots.clone_from(&self.roots);
+        Ok(JobSpec::Resize(spec))
+    }
+
+    fn verb(&self) -> &'static str {
+        "Resize"
+    }
+}

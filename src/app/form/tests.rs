@@ -1,0 +1,224 @@
+//! Forms as (model, keys, expected).
+
+use std::path::Path;
+
+use super::{Form, Page, Part};
+use crate::app::fixture::{images, keys, library, model};
+use crate::app::layer::Layer;
+use crate::app::message::{Level, Message};
+use crate::app::update::update;
+use crate::app::worker::jobs::{PlanMade, PlanRequest};
+use crate::app::{Effect, Model};
+use crate::engine::ops::JobSpec;
+use crate::engine::ops::plan::{Plan, PlanFile, Undo};
+use crate::engine::ops::resize::Change;
+
+fn start() -> Model {
+    model((120, 36), library(&images()))
+}
+
+fn form(m: &Model) -> &Form {
+    match m.layer() {
+        Some(Layer::Form(f)) => f,
+        other => panic!("no form but {other:?}"),
+    }
+}
+
+/// The last plan that was asked for.
+fn asked(effects: &[Effect]) -> &PlanRequest {
+    let last = effects.iter().rev().find_map(|e| match e {
+        Effect::Plan(r) => Some(r),
+        _ => None,
+    });
+    last.expect("a plan is asked for")
+}
+
+fn answer(m: &mut Model, generation: u64, plan: Plan) {
+    update(m, Message::Plan(Box::new(PlanMade { generation, remarks: Vec::new(), plan: Some(Ok(plan)) })));
+}
+
+/// What the form asks for after these keys.
+fn spec(typed: &str) -> JobSpec {
+    let mut m = start();
+    let effects = keys(&mut m, typed);
+    asked(&effects).spec.clone().unwrap_or_else(|| panic!("{typed}: {:?}", form(&m).fields))
+}
+
+#[test]
+fn every_field_of_a_conversion_gets_into_its_spec_and_its_command() {
+    let JobSpec::Convert(s) = spec("j j j c") else { panic!() };
+    assert_eq!((s.format.name(), s.target.as_path()), ("raw", Path::new("/srv/images/debian-12-base.raw")));
+    // To qcow2 by its letter, which brings its options; compressed with zstd; a limit; clusters of another size.
+    let mut m = start();
+    let mut effects = keys(&mut m, "j j j c q");
+    let go = |m: &mut Model, id: &str, typed: &str| {
+        let at = form(m).fields.iter().position(|f| f.id == id).unwrap_or_else(|| panic!("{id}"));
+        let down = at as isize - form(m).at as isize;
+        let step = if down < 0 { "up " } else { "down " };
+        keys(m, &format!("{} {typed}", step.repeat(down.unsigned_abs())))
+    };
+    for (id, typed) in [
+        ("compress", "space"),
+        ("compression_type", "right"),
+        ("rate", "5 0 M"),
+        ("cluster_size", "ctrl-u 1 2 8 k"),
+        ("lazy_refcounts", "space"),
+        ("verify", "space"),
+        ("sparse", "ctrl-u 6 4 k"),
+        ("backing", "b . r a w"),
+        ("backing-format", "r"),
+    ] {
+        effects.extend(go(&mut m, id, typed));
+    }
+    let Some(JobSpec::Convert(s)) = &asked(&effects).spec else { panic!("{:#?}", form(&m).fields) };
+    assert_eq!(s.target, Path::new("/srv/images/debian-12-base.1.qcow2"), "the name follows the format, and is free");
+    assert_eq!((s.compress, s.verify, s.rate, s.sparse), (true, true, Some(50 << 20), 65536));
+    let Some(Effect::Copy(command)) = keys(&mut m, "ctrl-y").pop() else { panic!() };
+    assert_eq!(
+        command,
+        "cowshed convert -O qcow2 -o cluster_size=128k,compression_type=zstd,lazy_refcounts=on -B b.raw -F raw -S 65536 -r \
+         52428800 -c --verify /srv/images/debian-12-base.qcow2 /srv/images/debian-12-base.1.qcow2"
+    );
+    // Back to raw: what qcow2 alone has is gone from the form and from the spec; and it is remembered.
+    effects = go(&mut m, "format", "r");
+    let Some(JobSpec::Convert(s)) = &asked(&effects).spec else { panic!() };
+    assert_eq!((s.options.len(), s.compress, s.backing.clone(), s.rate), (0, false, None, Some(50 << 20)));
+    effects = keys(&mut m, "q");
+    let Some(JobSpec::Convert(s)) = &asked(&effects).spec else { panic!() };
+    assert_eq!((s.options.len(), s.compress, s.backing.as_deref()), (3, true, Some("b.raw")));
+}
+
+#[test]
+fn wrong_answers_are_told_beside_their_field_and_stop_the_form() {
+    let mut m = start();
+    keys(&mut m, "j j j c q");
+    while form(&m).fields[form(&m).at].id != "cluster_size" {
+        keys(&mut m, "down");
+    }
+    let effects = keys(&mut m, "ctrl-u 1 x");
+    assert_eq!(asked(&effects).spec, None);
+    let error = form(&m).fields[form(&m).at].error.clone().unwrap();
+    assert!(error.contains("suffix"), "{error}");
+    // Enter leads to what is wrong, from wherever one is.
+    keys(&mut m, "up up up up enter");
+    assert_eq!((form(&m).page, form(&m).fields[form(&m).at].id), (Page::Fields, "cluster_size"));
+    keys(&mut m, "Y");
+    assert!(m.notice.is_none() || m.notice.as_ref().is_some_and(|n| n.level == Level::Warning));
+    // What the disk says stops it as well.
+    let mut m = start();
+    let effects = keys(&mut m, "j j j c");
+    let remark = super::Remark { level: Level::Error, text: "the folder is not there".into() };
+    let generation = asked(&effects).generation;
+    update(&mut m, Message::Plan(Box::new(PlanMade { generation, remarks: vec![("target", remark)], plan: None })));
+    keys(&mut m, "enter");
+    assert_eq!((form(&m).page, form(&m).fields[form(&m).at].id), (Page::Fields, "target"));
+}
+
+#[test]
+fn nothing_starts_without_its_plan_and_esc_goes_back_one_page_at_a_time() {
+    let mut m = start();
+    let effects = keys(&mut m, "j j j c");
+    let generation = asked(&effects).generation;
+    assert!(keys(&mut m, "enter enter enter").is_empty(), "no plan yet");
+    assert_eq!(form(&m).page, Page::Plan);
+    answer(&mut m, generation, Plan::default());
+    keys(&mut m, "esc");
+    assert_eq!(form(&m).page, Page::Fields);
+    keys(&mut m, "esc");
+    assert!(m.layers.is_empty());
+    let effects = keys(&mut m, "c");
+    let generation = asked(&effects).generation;
+    answer(&mut m, generation, Plan::default());
+    let effects = keys(&mut m, "enter enter");
+    assert!(matches!(effects.as_slice(), [Effect::Submit(JobSpec::Convert(_))]), "{effects:?}");
+    assert!(m.layers.is_empty());
+}
+
+#[test]
+fn a_stale_plan_is_dropped() {
+    let mut m = start();
+    let effects = keys(&mut m, "j j j c tab x");
+    let generation = asked(&effects).generation;
+    answer(&mut m, generation - 1, Plan::default());
+    assert!(form(&m).plan.is_none() && form(&m).waiting);
+}
+
+#[test]
+fn what_cannot_be_undone_wants_its_name_typed() {
+    let mut m = start();
+    let effects = keys(&mut m, "j j j R 1 G");
+    assert_eq!(asked(&effects).spec, None, "shrinking has to be allowed");
+    let effects = keys(&mut m, "down space");
+    let Some(JobSpec::Resize(s)) = &asked(&effects).spec else { panic!() };
+    assert_eq!((s.change, s.shrink), (Change::To(1 << 30), true));
+    let generation = asked(&effects).generation;
+    let plan = Plan {
+        undo: Undo::Impossible("what lies beyond is lost".into()),
+        writes: vec![PlanFile { path: "/srv/images/base.qcow2".into(), what: "changed".into() }],
+        ..Plan::default()
+    };
+    answer(&mut m, generation, plan);
+    keys(&mut m, "enter");
+    assert_eq!(form(&m).parts(), [Part::Name, Part::Start, Part::Back]);
+    // Letters are typed, also those that are commands elsewhere; a wrong name does not start it.
+    assert!(keys(&mut m, "q Y k enter enter").is_empty());
+    assert!(m.notice.as_ref().is_some_and(|n| n.text.contains("base.qcow2")), "{:?}", m.notice);
+    let effects = keys(&mut m, "shift-tab ctrl-u base.qcow2 enter enter");
+    assert!(matches!(effects.as_slice(), [Effect::Submit(JobSpec::Resize(_))]), "{effects:?}");
+}
+
+#[test]
+fn new_images_and_overlays() {
+    let mut m = start();
+    let effects = keys(&mut m, "j j j a");
+    assert_eq!(asked(&effects).spec, None, "the size is needed");
+    while form(&m).fields[form(&m).at].id != "size" {
+        keys(&mut m, "tab");
+    }
+    let effects = keys(&mut m, "2 0 G");
+    let Some(JobSpec::Create(s)) = &asked(&effects).spec else { panic!() };
+    assert_eq!((s.size, s.target.as_path(), s.backing.clone()), (Some(20 << 30), Path::new("/srv/images/disk.qcow2"), None));
+    // On an image's page: an overlay on it, whose size may be left alone.
+    let mut m = start();
+    let effects = keys(&mut m, "j j j l enter a");
+    let Some(JobSpec::Create(s)) = &asked(&effects).spec else { panic!("{:#?}", form(&m).fields) };
+    assert_eq!((s.backing.as_deref(), s.backing_format.map(|f| f.name()), s.size), (Some("web-01.qcow2"), Some("qcow2"), None));
+    assert_eq!(s.target, Path::new("/srv/images/web-01-overlay.qcow2"));
+    let Some(copied) = keys(&mut m, "Y").pop() else { panic!() };
+    let expected = "cowshed create -f qcow2 -b web-01.qcow2 -F qcow2 /srv/images/web-01-overlay.qcow2";
+    assert_eq!(copied, Effect::Copy(expected.into()));
+}
+
+#[test]
+fn sizes_may_be_changes() {
+    for (typed, expected) in [("40G", Change::To(40 << 30)), ("+10G", Change::By(10 << 30))] {
+        let mut m = start();
+        let letters = typed.chars().map(|c| format!("{c} ")).collect::<String>();
+        let effects = keys(&mut m, &format!("j j j R {letters}"));
+        let Some(JobSpec::Resize(s)) = &asked(&effects).spec else { panic!("{typed}: {:#?}", form(&m).fields) };
+        assert_eq!(s.change, expected);
+    }
+}
+
+#[test]
+fn the_mouse_focuses_fields_turns_words_and_presses_buttons() {
+    use crate::app::hits::{Hit, Hits};
+    use crate::app::message::Mouse;
+    use ratatui::layout::Rect;
+    let mut m = start();
+    keys(&mut m, "j j j c");
+    let last = form(&m).fields.len();
+    m.hits = Hits::default();
+    m.hits.add(Rect::new(0, 0, 10, 1), Hit::Word(0, 1));
+    m.hits.add(Rect::new(0, 1, 10, 1), Hit::Field(1));
+    let effects = update(&mut m, Message::Mouse(Mouse::Press, 3, 0));
+    let Some(JobSpec::Convert(s)) = &asked(&effects).spec else { panic!() };
+    assert_eq!(s.format.name(), "qcow2");
+    update(&mut m, Message::Mouse(Mouse::Press, 3, 1));
+    assert_eq!(form(&m).at, 1);
+    update(&mut m, Message::Paste("x".into()));
+    assert!(form(&m).fields[1].input.text().ends_with('x'));
+    m.hits.add(Rect::new(0, 2, 10, 1), Hit::Field(form(&m).fields.len() + 1));
+    update(&mut m, Message::Mouse(Mouse::Press, 3, 2));
+    assert!(m.layers.is_empty(), "{last}");
+}
