@@ -58,4 +58,7 @@ pub enum Action {
     CancelJob,
     PauseJob,
     ForgetJobs,
+    OpenImage,
+    Mark,
+    ClearMarks,
 }

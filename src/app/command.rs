@@ -4,6 +4,7 @@
 use super::action::Action;
 use super::layer::Layer;
 use super::model::{Model, Pane, Screen};
+use super::state::snapshots::What;
 use crate::engine::units::printable;
 
 /// Where a command's keys work.
@@ -15,6 +16,8 @@ pub enum Scope {
     Image,
     /// The allocation map.
     Map,
+    /// The snapshots of an image.
+    Snapshots,
     /// The jobs panel.
     Jobs,
     /// The format guide.
@@ -32,6 +35,7 @@ impl Scope {
             Scope::Library => "Library",
             Scope::Image => "Image",
             Scope::Map => "Allocation map",
+            Scope::Snapshots => "Snapshots",
             Scope::Jobs => "Jobs",
             Scope::Guide => "Format guide",
             Scope::Moving => "Moving",
@@ -46,6 +50,7 @@ impl Scope {
             Screen::Map => Scope::Map,
             Screen::Jobs => Scope::Jobs,
             Screen::Guide => Scope::Guide,
+            Screen::Snapshots => Scope::Snapshots,
         };
         [own, Scope::Moving, Scope::Global]
     }
@@ -100,6 +105,15 @@ fn has_image(m: &Model) -> Result<(), String> {
 fn has_readable(m: &Model) -> Result<(), String> {
     has_image(m)?;
     match m.subject_error() {
+        Some(e) => Err(format!("the image cannot be read: {}", printable(e.why()))),
+        None => Ok(()),
+    }
+}
+
+/// Its own file can be read; what it stands on may be gone.
+fn can_list(m: &Model) -> Result<(), String> {
+    has_image(m)?;
+    match m.subject_entry().and_then(|e| e.facts.error.as_ref()) {
         Some(e) => Err(format!("the image cannot be read: {}", printable(e.why()))),
         None => Ok(()),
     }
@@ -177,6 +191,24 @@ fn has_layers(m: &Model) -> Result<(), String> {
     if m.map.layers.len() > 1 { Ok(()) } else { no("the image stands alone: there is one layer") }
 }
 
+fn on_other_image(m: &Model) -> Result<(), String> {
+    if m.snaps.image_at_cursor().is_some() { Ok(()) } else { no("put the cursor on an overlay or a base first") }
+}
+
+fn on_snapshot(m: &Model) -> Result<(), String> {
+    match m.snaps.at_cursor() {
+        Some(What::Snapshot(_)) => Ok(()),
+        Some(What::Overlay(_) | What::Base(_)) => no("this is an image of its own, not a snapshot inside this one"),
+        Some(What::Lost(_)) => no("this file is not there"),
+        Some(What::Live) => no("this is the disk as it is now; put the cursor on a snapshot"),
+        None => no("there is no snapshot"),
+    }
+}
+
+fn has_marks(m: &Model) -> Result<(), String> {
+    if m.snaps.marked.is_empty() { no("nothing is marked; Space marks") } else { Ok(()) }
+}
+
 fn has_panes(m: &Model) -> Result<(), String> {
     if Pane::of(m.screen).len() > 1 { Ok(()) } else { no("this screen has one panel; digits go to the others") }
 }
@@ -214,25 +246,27 @@ pub static COMMANDS: &[Command] = &[
     row(A::Filter, S::Library, "library.filter", "filter", &["/"], "Show only what matches, fuzzily: names, folders, formats.").footer(2),
     row(A::Map, S::Library, "library.map", "map", &["m"], "Open the allocation map of the selected image.").footer(4).when(has_readable),
     row(A::Convert, S::Library, "library.convert", "convert…", &["c"], "Convert to any format: a form, its plan, then a job.").footer(3).when(can_convert),
-    row(A::Create, S::Library, "library.create", "new image…", &["a"], "Make a new, empty image, by itself or standing on another: a form, its plan, then a job.").footer(8).when(can_create),
-    row(A::Resize, S::Library, "library.resize", "resize…", &["R"], "Give the image another virtual size, in place: a form, its plan, then a job.").footer(9).when(can_resize),
-    row(A::Group, S::Library, "library.group", "group", &["t"], "Group the tree by chain, by folder, or by format.").footer(5),
-    row(A::Sort, S::Library, "library.sort", "sort", &["s"], "Sort by the next column.").footer(6),
+    row(A::Go(Screen::Snapshots), S::Library, "library.snapshots", "snapshots", &["s"], "What the snapshots and overlays of the selected image cost, and what each came from.").footer(5).when(can_list),
+    row(A::Create, S::Library, "library.create", "new image…", &["a"], "Make a new, empty image, by itself or standing on another: a form, its plan, then a job.").footer(9).when(can_create),
+    row(A::Resize, S::Library, "library.resize", "resize…", &["R"], "Give the image another virtual size, in place: a form, its plan, then a job.").footer(10).when(can_resize),
+    row(A::Group, S::Library, "library.group", "group", &["t"], "Group the tree by chain, by folder, or by format.").footer(6),
+    row(A::Sort, S::Library, "library.sort", "sort", &[">"], "Sort by the next column.").footer(7),
     row(A::Reverse, S::Library, "library.reverse", "reverse", &["S"], "Turn the order round."),
     row(A::Fold, S::Library, "library.fold", "fold", &["space"], "Fold or unfold what is selected."),
     row(A::UnfoldAll, S::Library, "library.unfold-all", "unfold all", &["E"], "Unfold everything."),
     row(A::FoldAll, S::Library, "library.fold-all", "fold all", &["C"], "Fold everything."),
-    row(A::Problems, S::Library, "library.problems", "problems", &["o"], "Show only images with something wrong: broken, orphaned, warned of.").footer(7),
+    row(A::Problems, S::Library, "library.problems", "problems", &["o"], "Show only images with something wrong: broken, orphaned, warned of.").footer(8),
     row(A::NextMatch, S::Library, "library.next-match", "next match", &["n"], "Go to the next image that matches the filter.").when(has_filter),
     row(A::PreviousMatch, S::Library, "library.previous-match", "previous match", &["N"], "Go to the previous image that matches the filter.").when(has_filter),
     row(A::Rescan, S::Library, "library.rescan", "rescan", &["r", "f5"], "Look at the folders again now; they are also watched while open."),
 
-    row(A::OpenLayer, S::Image, "image.open-layer", "open layer", &["enter"], "Open the page of the layer under the cursor.").footer(3).when(on_layer),
+    row(A::OpenLayer, S::Image, "image.open-layer", "open layer", &["enter"], "Open the page of the layer under the cursor.").footer(4).when(on_layer),
     row(A::Map, S::Image, "image.map", "map", &["m"], "Open the allocation map.").footer(1).when(has_readable),
+    row(A::Go(Screen::Snapshots), S::Image, "image.snapshots", "snapshots", &["s"], "What the snapshots and overlays of this image cost, and what each came from.").footer(3).when(can_list),
     row(A::Convert, S::Image, "image.convert", "convert…", &["c"], "Convert to any format: a form, its plan, then a job.").footer(2).when(can_convert),
-    row(A::Create, S::Image, "image.overlay", "new overlay…", &["a"], "Make a new image that stands on this one: a form, its plan, then a job.").footer(5).when(can_create),
-    row(A::Resize, S::Image, "image.resize", "resize…", &["R"], "Give the image another virtual size, in place: a form, its plan, then a job.").footer(6).when(can_resize),
-    row(A::Reload, S::Image, "image.reload", "reload", &["r", "f5"], "Read the image again.").footer(4),
+    row(A::Create, S::Image, "image.overlay", "new overlay…", &["a"], "Make a new image that stands on this one: a form, its plan, then a job.").footer(6).when(can_create),
+    row(A::Resize, S::Image, "image.resize", "resize…", &["R"], "Give the image another virtual size, in place: a form, its plan, then a job.").footer(7).when(can_resize),
+    row(A::Reload, S::Image, "image.reload", "reload", &["r", "f5"], "Read the image again.").footer(5),
 
     row(A::ZoomIn, S::Map, "map.zoom-in", "zoom in", &["+", "=", "enter"], "Zoom in around the cursor.").footer(1).when(can_zoom_in),
     row(A::ZoomOut, S::Map, "map.zoom-out", "zoom out", &["-", "_"], "Zoom out around the cursor.").footer(2).when(is_zoomed),
@@ -240,6 +274,11 @@ pub static COMMANDS: &[Command] = &[
     row(A::MapLayer, S::Map, "map.layer", "layer", &["L"], "Show all layers, or one at a time.").footer(3).when(has_layers),
     row(A::MapColour, S::Map, "map.colour", "colour", &["c"], "Colour by what is there, or by the layer it lies in.").footer(4),
     row(A::GoTo, S::Map, "map.go-to", "go to…", &["o"], "Put the cursor on an offset: 10G, 0x1f0000, 512M.").footer(6),
+
+    row(A::OpenImage, S::Snapshots, "snapshots.open", "open image", &["enter"], "Show the snapshots of the overlay or base under the cursor.").footer(8).when(on_other_image),
+    row(A::Mark, S::Snapshots, "snapshots.mark", "mark", &["space"], "Mark the snapshot for deleting, or take the mark off: what all marked ones free together is counted.").footer(1).when(on_snapshot),
+    row(A::ClearMarks, S::Snapshots, "snapshots.clear-marks", "clear marks", &["u"], "Take all marks off.").footer(9).when(has_marks),
+    row(A::Reload, S::Snapshots, "snapshots.reload", "reload", &["f5"], "Read the snapshots again."),
 
     row(A::CancelJob, S::Jobs, "jobs.cancel", "cancel", &["x"], "Cancel the selected job; what it had written so far is removed.").footer(2).when(has_job),
     row(A::PauseJob, S::Jobs, "jobs.pause", "pause/resume", &["space", "p"], "Pause the selected job, or let it go on.").footer(1).when(has_job),

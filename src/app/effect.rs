@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::worker::image::{CursorRequest, GridRequest, PageRequest};
 use super::worker::jobs::PlanRequest;
 use super::worker::library::Watch;
+use super::worker::snapshots::{FreedRequest, SnapshotsRequest};
 use crate::engine::job::JobId;
 use crate::engine::ops::JobSpec;
 
@@ -35,6 +36,10 @@ pub enum Effect {
     LoadGrid(GridRequest),
     /// Find out what lies under the map's cursor.
     LoadCursor(CursorRequest),
+    /// Load the snapshots of an image.
+    LoadSnapshots(SnapshotsRequest),
+    /// Count what marked snapshots free together.
+    CountFreed(FreedRequest),
     /// Make the plan of a job.
     Plan(PlanRequest),
     /// Start a job.

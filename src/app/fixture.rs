@@ -9,16 +9,19 @@ use super::message::Message;
 use super::model::Model;
 use super::state::scroll::Scroll;
 use super::update::{drawn, update};
-use super::worker::library::Snapshot;
+use super::worker::library::Snapshot as Scanned;
+use super::worker::snapshots::{Listing, News, SnapshotsLoaded};
 use super::{Effect, hits::Hits};
 use crate::engine::error::Error;
 use crate::engine::format::Format;
 use crate::engine::format::probe::{Confidence, Match};
+use crate::engine::format::qcow2::lineage::{Kin, Lineage};
+use crate::engine::format::qcow2::usage::{Share, Usage};
 use crate::engine::io::locks::{Holder, LockState};
 use crate::engine::library::{
     Domain, DomainState, EntryKind, Facts, Found, Grouping, Library, Root, ScanEvent, Stamp, duplicates, forest, orphans,
 };
-use crate::engine::model::{BackingRef, ParentIdentity};
+use crate::engine::model::{BackingRef, ParentIdentity, Snapshot};
 use crate::engine::units::{GIB, MIB};
 
 /// When it is: 2026-11-23 12:00 UTC.
@@ -128,6 +131,60 @@ pub(crate) fn images() -> Vec<Made> {
     ]
 }
 
+/// The snapshots of `web-01.qcow2`: a line with a branch, and what each costs.
+pub(crate) fn listing() -> (Listing, Usage, Lineage) {
+    let snapshot = |id: usize, name: &str, state: u64| Snapshot {
+        id: id.to_string(),
+        name: name.into(),
+        vm_state_size: state,
+        date_sec: 1_794_000_000 + id as u32 * 86_400,
+        date_nsec: 0,
+        vm_clock_nsec: 0,
+        icount: None,
+        disk_size: 40 * GIB,
+    };
+    let snapshots = vec![
+        snapshot(1, "fresh-install", 0),
+        snapshot(2, "drivers-ok", 0),
+        snapshot(3, "mysql8\x1b[31m-broken", 512 * MIB),
+        snapshot(4, "before-upgrade", 0),
+    ];
+    let listing = Listing {
+        format: Format::Qcow2,
+        virtual_size: 40 * GIB,
+        on_disk: 6553 * MIB,
+        len: 7 * GIB,
+        modified: NOW - 3600,
+        snapshots,
+        lock: LockState::Free,
+        broken: false,
+    };
+    let share = |exclusive: u64, referred: u64| Share { exclusive: exclusive * MIB, referred: referred * MIB };
+    let usage =
+        Usage { live: share(412, 3200), snapshots: vec![share(96, 1200), share(12, 1400), share(1945, 3900), share(1, 2800)] };
+    let kin = |parent, shared, own| Kin { parent, shared, own };
+    let lineage = Lineage {
+        snapshots: vec![
+            kin(None, 0, 19_200),
+            kin(Some(0), 17_664, 22_400),
+            kin(Some(1), 22_000, 62_400),
+            kin(Some(1), 22_208, 44_800),
+        ],
+        live: kin(Some(3), 44_000, 51_200),
+        sampled: false,
+    };
+    (listing, usage, lineage)
+}
+
+/// Answers for the snapshots' screen, as its thread would.
+pub(crate) fn list_snapshots(m: &mut Model) {
+    let (listing, usage, lineage) = listing();
+    for news in [News::Listing(Ok(Arc::new(listing))), News::Usage(Ok(Some(usage))), News::Lineage(Ok(lineage))] {
+        let generation = m.snaps.generation;
+        update(m, Message::Snapshots(Box::new(SnapshotsLoaded { generation, news })));
+    }
+}
+
 /// A model of a screen of that size, with that library.
 pub(crate) fn model(size: (u16, u16), library: Library) -> Model {
     let mut m = Model {
@@ -141,7 +198,7 @@ pub(crate) fn model(size: (u16, u16), library: Library) -> Model {
     m.library.loading = true;
     let forest = (Grouping::Chain, forest(&library, Grouping::Chain));
     let (orphans, duplicates) = (orphans(&library), duplicates(&library));
-    update(&mut m, Message::Library(Box::new(Snapshot { library, forest, orphans, duplicates })));
+    update(&mut m, Message::Library(Box::new(Scanned { library, forest, orphans, duplicates })));
     m.library.scroll = Scroll { height: usize::from(size.1), ..Scroll::default() };
     drawn(&mut m, Hits::default());
     m

@@ -7,6 +7,7 @@ use super::state::jobs::JobRow;
 use super::worker::image::{CursorLoaded, GridLoaded, PageLoaded, SharesLoaded};
 use super::worker::jobs::PlanMade;
 use super::worker::library::Snapshot;
+use super::worker::snapshots::{FreedLoaded, SnapshotsLoaded};
 use crate::engine::io::locks::LockState;
 use crate::engine::job::JobEdge;
 use crate::engine::library::EntryId;
@@ -46,6 +47,10 @@ pub enum Message {
     Grid(Box<GridLoaded>),
     /// What lies under the map's cursor.
     Cursor(Box<CursorLoaded>),
+    /// Something of the snapshots' screen was read.
+    Snapshots(Box<SnapshotsLoaded>),
+    /// What the marked snapshots free together.
+    Freed(Box<FreedLoaded>),
     /// A job went into another state.
     Edge(JobEdge),
     /// A plan was made.

@@ -14,6 +14,7 @@ use super::state::library::LibraryState;
 use super::state::map::MapState;
 use super::state::page::PageState;
 use super::state::scroll::Scroll;
+use super::state::snapshots::SnapshotsState;
 use super::worker::library::Watch;
 use crate::engine::error::Error;
 use crate::engine::library::{Entry, Health};
@@ -33,11 +34,15 @@ pub enum Screen {
     Jobs,
     /// The format guide.
     Guide,
+    /// What an image's snapshots and overlays cost.
+    Snapshots,
 }
 
 impl Screen {
-    /// All, in the order of their digits.
-    pub const ALL: [Screen; 5] = [Screen::Library, Screen::Image, Screen::Map, Screen::Jobs, Screen::Guide];
+    /// Those with a tab of their own, in the order of their digits.
+    pub const TABS: [Screen; 5] = [Screen::Library, Screen::Image, Screen::Map, Screen::Jobs, Screen::Guide];
+    /// All.
+    pub const ALL: [Screen; 6] = [Screen::Library, Screen::Image, Screen::Map, Screen::Jobs, Screen::Guide, Screen::Snapshots];
     /// Its name on the tab.
     pub fn title(self) -> &'static str {
         match self {
@@ -46,6 +51,14 @@ impl Screen {
             Screen::Map => "Map",
             Screen::Jobs => "Jobs",
             Screen::Guide => "Formats",
+            Screen::Snapshots => "Snapshots",
+        }
+    }
+    /// The tab it is under.
+    pub fn tab(self) -> Screen {
+        match self {
+            Screen::Snapshots => Screen::Image,
+            other => other,
         }
     }
 }
@@ -64,6 +77,8 @@ pub enum Pane {
     JobLog,
     FormatList,
     FormatText,
+    States,
+    State,
 }
 
 impl Pane {
@@ -75,6 +90,7 @@ impl Pane {
             Screen::Map => &[Pane::Grid],
             Screen::Jobs => &[Pane::JobList, Pane::JobLog],
             Screen::Guide => &[Pane::FormatList, Pane::FormatText],
+            Screen::Snapshots => &[Pane::States, Pane::State],
         }
     }
     /// The screen it belongs to.
@@ -115,6 +131,8 @@ pub struct Model {
     pub page: PageState,
     /// Its map.
     pub map: MapState,
+    /// Its snapshots.
+    pub snaps: SnapshotsState,
     /// The jobs.
     pub jobs: JobsState,
     /// The format guide.
@@ -184,13 +202,17 @@ impl Model {
                 _ => self.page.path.clone(),
             },
             Screen::Map => self.map.path.clone(),
+            Screen::Snapshots => match self.snaps.image_at_cursor() {
+                Some(id) => self.library.data.get(id).map(|e| e.path.clone()),
+                None => self.snaps.path.clone(),
+            },
             _ => self.library.selected().map(|e| e.path.clone()),
         }
     }
     /// What the library knows of the subject.
     pub fn subject_entry(&self) -> Option<&Entry> {
         match self.screen {
-            Screen::Image | Screen::Map => self.library.data.at(&self.subject()?),
+            Screen::Image | Screen::Map | Screen::Snapshots => self.library.data.at(&self.subject()?),
             _ => self.library.selected(),
         }
     }
@@ -245,6 +267,7 @@ impl Model {
         match self.screen {
             Screen::Image => self.page.path.is_some() && (self.page.data.is_none() || self.page.shares.is_none()),
             Screen::Map => self.map.loading,
+            Screen::Snapshots => self.snaps.loading(),
             _ => false,
         }
     }
@@ -296,6 +319,11 @@ impl Model {
             Pane::JobLog => text(&mut self.jobs.log),
             Pane::FormatList => (&mut self.guide.list, crate::engine::format::FORMATS.len()),
             Pane::FormatText => text(&mut self.guide.text),
+            Pane::States => {
+                let len = self.snaps.rows.len();
+                (&mut self.snaps.scroll, len)
+            }
+            Pane::State => text(&mut self.snaps.detail),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::update::{drawn, update};
 use super::worker::image::ImageWorkers;
 use super::worker::jobs::JobWorkers;
 use super::worker::library::LibraryWorker;
+use super::worker::snapshots::SnapshotWorkers;
 
 /// What the loop needs of the terminal.
 pub trait Terminal {
@@ -43,6 +44,8 @@ pub struct Workers {
     pub library: LibraryWorker,
     /// Those that read single images.
     pub images: ImageWorkers,
+    /// Those of the snapshots' screen.
+    pub snapshots: SnapshotWorkers,
     /// The jobs.
     pub jobs: JobWorkers,
 }
@@ -189,6 +192,8 @@ fn carry_out(m: &mut Model, effects: Vec<Effect>, terminal: &mut dyn Terminal, w
             Effect::LoadPage(request) => workers.images.page.ask(request),
             Effect::LoadGrid(request) => workers.images.grid.ask(request),
             Effect::LoadCursor(request) => workers.images.cursor.ask(request),
+            Effect::LoadSnapshots(request) => workers.snapshots.list.ask(request),
+            Effect::CountFreed(request) => workers.snapshots.freed.ask(request),
             Effect::Plan(request) => workers.jobs.plan.ask(request),
             Effect::Submit(spec) => {
                 workers.jobs.submit(spec);

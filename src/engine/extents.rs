@@ -146,14 +146,14 @@ impl Totals {
 pub struct Cell {
     /// Guest bytes in it by kind.
     pub totals: Totals,
-    /// Guest bytes each layer answers for (data, compressed or zero), top first. Empty while the cell has none.
+    /// Guest bytes each layer stores of what is seen (plain or compressed), top first. Empty while the cell has none.
     pub by_depth: Vec<u64>,
 }
 
 impl Cell {
     fn add(&mut self, extent: &Extent, len: u64) {
         self.totals.add(extent.kind, len);
-        if extent.kind == Kind::Unallocated {
+        if !matches!(extent.kind, Kind::Data | Kind::Compressed) {
             return;
         }
         if self.by_depth.len() <= extent.depth {
@@ -180,7 +180,7 @@ impl Cell {
             *mine = mine.saturating_add(*theirs);
         }
     }
-    /// The layer that answers for most of the cell, if any does.
+    /// The layer that stores most of the cell, if any does.
     pub fn main_depth(&self) -> Option<usize> {
         self.by_depth.iter().enumerate().max_by_key(|(i, n)| (**n, usize::MAX - i)).filter(|(_, n)| **n > 0).map(|(i, _)| i)
     }

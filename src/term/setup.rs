@@ -17,6 +17,7 @@ use crate::app::session::{self, Session};
 use crate::app::worker::image::ImageWorkers;
 use crate::app::worker::jobs::JobWorkers;
 use crate::app::worker::library::LibraryWorker;
+use crate::app::worker::snapshots::SnapshotWorkers;
 use crate::app::{Model, Options};
 use crate::engine::error::{Context as _, Error, Result};
 use crate::engine::library::ScanOptions;
@@ -70,6 +71,7 @@ pub fn run(options: Options) -> Result<u8> {
     let mut workers = Workers {
         library: LibraryWorker::spawn(scan, every, outbox.clone())?,
         images: ImageWorkers::spawn(&outbox)?,
+        snapshots: SnapshotWorkers::spawn(&outbox)?,
         jobs: JobWorkers::spawn(dirs.as_ref().and_then(|d| Some(d.state_dir()?.to_path_buf())), &outbox)?,
     };
     input::spawn(outbox)?;

@@ -1,4 +1,5 @@
-//! What every screen has: the frame with its tabs and status, and the footer with a notice or the few useful keys.
+//! What every screen has: the frame with its tabs and status, notices on the rule above the footer, and the footer with the few
+//! useful keys.
 
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -20,6 +21,7 @@ pub fn frame(c: &mut Canvas<'_>, area: Rect) -> Rect {
     tabs(c, area);
     let foot = area.height - 3;
     rule(c, area, foot);
+    notice(c, Rect { x: area.x + 2, y: area.y + foot, width: area.width - 4, height: 1 });
     footer(c, Rect { x: area.x + 2, y: area.y + area.height - 2, width: area.width - 4, height: 1 });
     Rect { x: area.x + 1, y: area.y + 1, width: area.width - 2, height: area.height - 4 }
 }
@@ -64,14 +66,20 @@ pub fn heading(c: &mut Canvas<'_>, area: Rect, y: u16, title: &str, right: &str,
 fn tabs(c: &mut Canvas<'_>, area: Rect) {
     let mut x = c.put(area, 2, 0, " cowshed ", Role::Title);
     let status = status(c);
+    // A page below a tab is named after it.
+    let below =
+        if c.m.screen.tab() == c.m.screen { String::new() } else { format!("{} {} ", c.look.symbols.closed, c.m.screen.title()) };
     let wide = |names: bool| {
-        let tabs: usize = Screen::ALL.iter().map(|s| if names { width(s.title()) + 4 } else { 3 }).sum();
-        12 + tabs + status.iter().map(|(t, _)| width(t) + 1).sum::<usize>() + 3
+        let tabs: usize = Screen::TABS.iter().map(|s| if names { width(s.title()) + 4 } else { 3 }).sum();
+        12 + tabs + width(&below) + status.iter().map(|(t, _)| width(t) + 1).sum::<usize>() + 3
     };
     let names = wide(true) <= usize::from(area.width);
-    for (i, screen) in Screen::ALL.into_iter().enumerate() {
-        let here = c.m.screen == screen;
-        let label = if names || here { format!(" {} {} ", i + 1, screen.title()) } else { format!(" {} ", i + 1) };
+    for (i, screen) in Screen::TABS.into_iter().enumerate() {
+        let here = c.m.screen.tab() == screen;
+        let mut label = if names || here { format!(" {} {} ", i + 1, screen.title()) } else { format!(" {} ", i + 1) };
+        if here {
+            label.push_str(&below);
+        }
         let start = x;
         x = c.put(area, x, 0, &label, if here { Role::Select } else { Role::Dim });
         c.hits.add(Rect { x: area.x + start, y: area.y, width: x - start, height: 1 }, Hit::Screen(screen));
@@ -106,6 +114,20 @@ fn status(c: &Canvas<'_>) -> Vec<(String, Role)> {
     out
 }
 
+/// What there is to tell, on the rule above the footer: the keys below stay in sight.
+fn notice(c: &mut Canvas<'_>, area: Rect) {
+    let Some(n) = &c.m.notice else { return };
+    let (sign, role) = match n.level {
+        Level::Info => (c.look.symbols.good, Role::Good),
+        Level::Warning => (c.look.symbols.warn, Role::Warn),
+        Level::Error => (c.look.symbols.bad, Role::Bad),
+    };
+    let x = c.put(area, 0, 0, &format!(" {sign} "), role);
+    let room = usize::from(area.width.saturating_sub(x + 1));
+    let text = cut(&crate::engine::units::printable(&n.text), room, c.look.symbols.ellipsis);
+    c.put(area, x, 0, &format!("{text} "), Role::Text);
+}
+
 fn footer(c: &mut Canvas<'_>, area: Rect) {
     if let Some(Layer::Filter) = c.m.layer() {
         let hints = [("Enter", "keep"), ("Esc", "clear"), ("^~", "move")];
@@ -119,18 +141,6 @@ fn footer(c: &mut Canvas<'_>, area: Rect) {
             x = c.put(area, x, 0, key, Role::Accent) + 1;
             x = c.put(area, x, 0, title, Role::Text) + 2;
         }
-        return;
-    }
-    if let Some(n) = &c.m.notice {
-        let (sign, role) = match n.level {
-            Level::Info => (c.look.symbols.good, Role::Good),
-            Level::Warning => (c.look.symbols.warn, Role::Warn),
-            Level::Error => (c.look.symbols.bad, Role::Bad),
-        };
-        let x = c.put(area, 0, 0, sign, role) + 1;
-        let room = usize::from(area.width.saturating_sub(x));
-        let text = cut(&crate::engine::units::printable(&n.text), room, c.look.symbols.ellipsis);
-        c.put(area, x, 0, &text, Role::Text);
         return;
     }
     // As many as fit, the most useful first, in the order of the table; help and palette always.

@@ -3,8 +3,8 @@
 //! ```text
 //! ┌─ cowshed ── tabs ──────────────────────────── status ─┐
 //! │ the screen's panels                                   │
-//! ├───────────────────────────────────────────────────────┤
-//! │ footer: a notice, or the few useful keys              │
+//! ├─ a notice ────────────────────────────────────────────┤
+//! │ footer: the few useful keys                           │
 //! └───────────────────────────────────────────────────────┘
 //! ```
 
@@ -106,6 +106,7 @@ pub fn draw(m: &Model, look: &Look, frame: &mut ratatui::Frame<'_>) -> Hits {
         Screen::Map => panel::map::draw(&mut c, inner),
         Screen::Jobs => panel::jobs::draw(&mut c, inner),
         Screen::Guide => panel::guide::draw(&mut c, inner),
+        Screen::Snapshots => panel::snapshots::draw(&mut c, inner),
     }
     for layer in &m.layers {
         dialog::draw(&mut c, area, layer);

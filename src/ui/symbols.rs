@@ -16,11 +16,17 @@ pub struct Symbols {
     pub closed: &'static str,
     /// Tree: a sibling follows, the last, the line down.
     pub branch: [&'static str; 3],
+    /// The same for what is inferred.
+    pub dotted: [&'static str; 3],
     pub good: &'static str,
     pub warn: &'static str,
     pub bad: &'static str,
     pub dot: &'static str,
     pub ring: &'static str,
+    /// An image that is not the one shown.
+    pub other: &'static str,
+    /// Where the live state came from.
+    pub current: &'static str,
     pub lock: &'static str,
     pub ellipsis: &'static str,
     pub dash: &'static str,
@@ -59,11 +65,14 @@ pub static UNICODE: Symbols = Symbols {
     open: "▾",
     closed: "▸",
     branch: ["├─", "└─", "│ "],
+    dotted: ["├┄", "└┄", "┊ "],
     good: "✔",
     warn: "▲",
     bad: "✖",
     dot: "●",
     ring: "○",
+    other: "◇",
+    current: "◉",
     lock: "◆",
     ellipsis: "…",
     dash: "—",
@@ -96,11 +105,14 @@ pub static ASCII: Symbols = Symbols {
     open: "v",
     closed: ">",
     branch: ["|-", "`-", "| "],
+    dotted: ["|.", "`.", ": "],
     good: "ok",
     warn: "!",
     bad: "X",
     dot: "*",
     ring: "o",
+    other: "%",
+    current: "@",
     lock: "#",
     ellipsis: "~",
     dash: "-",
@@ -132,12 +144,20 @@ mod tests {
     fn what_stands_in_columns_is_one_cell_wide() {
         for s in [&UNICODE, &ASCII] {
             let all = s.eighths.iter().chain(s.heights).chain(&s.cells).chain(&s.layers).chain(s.spinner).chain(&s.corners);
-            for c in
-                all.chain(&s.edges).chain(&s.tees).chain([&s.cursor, &s.open, &s.closed, &s.dot, &s.ring, &s.ellipsis, &s.dash])
-            {
+            for c in all.chain(&s.edges).chain(&s.tees).chain([
+                &s.cursor,
+                &s.other,
+                &s.current,
+                &s.open,
+                &s.closed,
+                &s.dot,
+                &s.ring,
+                &s.ellipsis,
+                &s.dash,
+            ]) {
                 assert_eq!(c.width(), 1, "{c}");
             }
-            for b in s.branch {
+            for b in s.branch.iter().chain(&s.dotted) {
                 assert_eq!(b.width(), 2, "{b}");
             }
         }

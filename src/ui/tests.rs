@@ -300,6 +300,45 @@ fn the_image_page_at_every_size() {
 }
 
 #[test]
+fn the_snapshots_at_every_size() {
+    use crate::app::fixture::list_snapshots;
+    use crate::app::worker::snapshots::FreedLoaded;
+    for (w, h) in SIZES {
+        let mut m = start((w, h));
+        keys(&mut m, "j j j l s");
+        list_snapshots(&mut m);
+        keys(&mut m, "g j space j space k");
+        let generation = m.snaps.freed_generation;
+        update(&mut m, Message::Freed(Box::new(FreedLoaded { generation, freed: Ok(2453 * MIB) })));
+        let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+        golden(&format!("snapshots-{w}x{h}"), &text(&buffer));
+    }
+    let mut m = start((100, 30));
+    keys(&mut m, "j j j l s");
+    list_snapshots(&mut m);
+    let (buffer, ..) = render(&mut m, &look(Depth::Mono, false));
+    let shown = text(&buffer);
+    assert!(shown.is_ascii(), "{shown}");
+    golden("snapshots-ascii", &shown);
+}
+
+#[test]
+fn what_is_not_known_yet_is_a_dash() {
+    use crate::app::fixture::listing;
+    use crate::app::worker::snapshots::{News, SnapshotsLoaded};
+    let mut m = start((120, 36));
+    keys(&mut m, "j j j l s");
+    let generation = m.snaps.generation;
+    let news = News::Listing(Ok(Arc::new(listing().0)));
+    update(&mut m, Message::Snapshots(Box::new(SnapshotsLoaded { generation, news })));
+    let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+    let shown = text(&buffer);
+    let line = shown.lines().find(|l| l.contains("drivers-ok")).unwrap();
+    assert!(line.contains("—") && !line.contains(" 0"), "{line}");
+    golden("snapshots-counting", &shown);
+}
+
+#[test]
 fn the_cursor_s_line_is_marked_in_colour_and_without() {
     for depth in [Depth::Mono, Depth::Ansi] {
         let mut m = start((80, 24));
@@ -332,6 +371,7 @@ fn every_screen_survives_every_size() {
         "j j j R 1 G",
         "/ x",
         "j j j 3 o",
+        "j j j l s",
     ];
     for typed in screens {
         for (w, h) in (1..24)
@@ -342,6 +382,9 @@ fn every_screen_survives_every_size() {
         {
             let mut m = start((w, h));
             keys(&mut m, typed);
+            if m.screen == crate::app::model::Screen::Snapshots {
+                crate::app::fixture::list_snapshots(&mut m);
+            }
             render(&mut m, &look);
         }
     }

@@ -59,7 +59,7 @@ fn shows_an_image_and_its_map() {
     t.text("web.qcow2");
     t.keys(&["Enter", "Enter"]);
     t.wait_for("2 layers");
-    t.wait_for("(held by none: zeros)");
+    t.wait_for("(stored by none: zeros)");
     t.keys(&["m"]);
     t.wait_for("1 cell =");
     t.wait_for("host byte");
@@ -172,7 +172,7 @@ fn draws_nothing_and_costs_nothing_while_idle() {
 #[test]
 fn is_there_again_where_it_was_left() {
     let (dir, mut t) = opened(120, 36);
-    t.keys(&["t", "s", "q"]);
+    t.keys(&["t", ">", "q"]);
     t.wait_for("left with 0");
     let home = t.home();
     let mut t = Tmux::start(120, 36, dir.path(), &[("HOME", home.to_str().unwrap())]);

@@ -448,3 +448,40 @@ fn damage_is_refused_or_survived() {
     }
     assert!(refused > 0, "nothing was damaged enough");
 }
+
+/// Which snapshot each came from is what was done, also after reverting, and however little is written.
+#[test]
+fn where_snapshots_came_from_is_seen_from_what_they_share() {
+    use cowshed::engine::format::qcow2::lineage::lineage;
+    let d = dir();
+    for options in ["", "-o cluster_size=4k", "-o compat=0.10", "-o extended_l2=on"] {
+        let image = d.path().join("x.qcow2");
+        let _ = std::fs::remove_file(&image);
+        qemu_img(&format!("create -q -f qcow2 {options} {} 1G", s(&image)));
+        // (write, snapshot taken after it, revert to this first)
+        let steps: &[(&str, &str, Option<&str>)] = &[
+            ("write -P 1 0 8M", "a", None),
+            ("write -P 2 1M 2M", "b", None),
+            ("write -P 3 20M 1M", "c", None),
+            ("write -P 4 600M 2M", "d", None),
+            ("write -P 5 40M 1M", "e", Some("b")),
+            ("write -P 6 41M 64k", "f", None),
+            ("discard 0 1M", "g", Some("a")),
+        ];
+        for (write, name, from) in steps {
+            if let Some(from) = from {
+                qemu_img(&format!("snapshot -a {from} {}", s(&image)));
+            }
+            qemu_io("qcow2", &image, &[write]);
+            qemu_img(&format!("snapshot -c {name} {}", s(&image)));
+        }
+        qemu_img(&format!("snapshot -a f {}", s(&image)));
+        let source = Source { dev: Arc::new(FileDevice::open(&image).unwrap()), path: image.clone(), gate: Gate::closed() };
+        let found = lineage(&source, &|| false).unwrap();
+        let parents: Vec<_> = found.snapshots.iter().map(|k| k.parent).collect();
+        assert_eq!(parents, [None, Some(0), Some(1), Some(2), Some(1), Some(4), Some(0)], "{options}");
+        assert_eq!((found.live.parent, found.sampled), (Some(5), false), "{options}");
+        assert!(found.snapshots.iter().all(|k| k.shared <= k.own && (k.parent.is_none() || k.shared > 0)), "{found:?}");
+        assert_eq!(lineage(&source, &|| true).unwrap_err().kind(), ErrorKind::Cancelled);
+    }
+}

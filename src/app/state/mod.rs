@@ -6,3 +6,4 @@ pub mod library;
 pub mod map;
 pub mod page;
 pub mod scroll;
+pub mod snapshots;

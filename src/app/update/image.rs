@@ -1,6 +1,6 @@
 //! What happens on an image's page and on its map.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::app::action::Action;
 use crate::app::effect::Effect;
@@ -9,11 +9,32 @@ use crate::app::layer::Layer;
 use crate::app::model::{Model, Screen};
 use crate::app::state::map::{Colour, MapState};
 use crate::app::state::page::PageState;
-use crate::app::worker::image::{CursorLoaded, CursorRequest, GridLoaded, GridRequest, PageLoaded, PageRequest, SharesLoaded};
+use crate::app::worker::image::{
+    CursorLoaded, CursorRequest, GridLoaded, GridRequest, PageLoaded, PageRequest, Reach, SharesLoaded,
+};
+use crate::engine::library::Link;
+use crate::engine::limits::MAX_CHAIN;
 
 /// The folders references may lead into.
 pub(super) fn roots(m: &Model) -> Vec<PathBuf> {
     m.library.data.roots.iter().map(|r| r.real.clone()).collect()
+}
+
+/// Where the references of `path` may lead: what the library knows of parents that are named nowhere goes with them.
+pub(super) fn reach(m: &Model, path: &Path) -> Reach {
+    let lib = &m.library.data;
+    let mut parents = Vec::new();
+    let mut at = lib.at(path);
+    while let Some(e) = at.filter(|_| parents.len() < MAX_CHAIN) {
+        let Some(backing) = &e.backing else { break };
+        let Link::Entry(id) = backing.link else { break };
+        let Some(parent) = lib.get(id) else { break };
+        if backing.spelled.is_empty() {
+            parents.push((e.path.clone(), parent.path.clone()));
+        }
+        at = Some(parent);
+    }
+    Reach { roots: roots(m), parents }
 }
 
 /// Opens the page of `path`, fresh: the way back is the screen it was opened from.
@@ -36,7 +57,8 @@ pub(super) fn show_page(m: &mut Model, path: Option<PathBuf>) -> Vec<Effect> {
 fn load_page(m: &mut Model) -> Option<Effect> {
     m.page.generation += 1;
     let path = m.page.path.clone()?;
-    Some(Effect::LoadPage(PageRequest { generation: m.page.generation, path, roots: roots(m) }))
+    let reach = reach(m, &path);
+    Some(Effect::LoadPage(PageRequest { generation: m.page.generation, path, reach }))
 }
 
 /// The file of the page that is shown changed since it was read: read it again, behind what is shown.
@@ -88,8 +110,8 @@ pub(super) fn load_grid(m: &mut Model) -> Vec<Effect> {
     m.map.loading = true;
     let grid = GridRequest {
         generation: m.map.generation,
+        reach: reach(m, &path),
         path,
-        roots: roots(m),
         only: m.map.only,
         window: m.map.window,
         cells: m.map.cells(),
@@ -105,8 +127,8 @@ fn load_cursor(m: &mut Model) -> Option<Effect> {
     m.map.under = None;
     Some(Effect::LoadCursor(CursorRequest {
         generation: m.map.cursor_generation,
+        reach: reach(m, &path),
         path,
-        roots: roots(m),
         only: m.map.only,
         offset: m.map.cursor,
     }))
@@ -210,6 +232,7 @@ pub(super) fn command_line(m: &Model) -> Option<String> {
             Some((start, end)) => format!("cowshed map -s {start} -l {} {path}", end - start),
             None => format!("cowshed map {path}"),
         },
+        Screen::Snapshots => format!("cowshed snapshot -l {path}"),
         _ => format!("cowshed info --backing-chain {path}"),
     })
 }

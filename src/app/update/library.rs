@@ -18,6 +18,7 @@ pub(super) fn run(m: &mut Model, action: Action) -> Vec<Effect> {
             // The filter is the library's, wherever one is when asking for it.
             m.screen = Screen::Library;
             m.back.clear();
+            filtered(m, Input::default());
             m.layers.push(Layer::Filter);
         }
         Action::NextMatch => next_match(m, true),
@@ -166,6 +167,7 @@ pub(super) fn loaded(m: &mut Model, snapshot: Snapshot) -> Vec<Effect> {
     }
     let mut effects = effects;
     effects.extend(super::image::changed(m));
+    effects.extend(super::snapshots::changed(m));
     effects
 }
 

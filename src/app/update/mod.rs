@@ -6,6 +6,7 @@ mod jobs;
 mod layers;
 mod library;
 mod mouse;
+mod snapshots;
 
 use super::action::Action;
 use super::command::{Command, Scope};
@@ -50,6 +51,8 @@ pub fn update(m: &mut Model, message: Message) -> Vec<Effect> {
         Message::Shares(shares) => image::shares_loaded(m, *shares),
         Message::Grid(grid) => image::grid_loaded(m, *grid),
         Message::Cursor(cursor) => image::cursor_loaded(m, *cursor),
+        Message::Snapshots(loaded) => snapshots::loaded(m, *loaded),
+        Message::Freed(freed) => snapshots::freed(m, *freed),
         Message::Edge(edge) => jobs::edge(m, edge),
         Message::Plan(made) => form::planned(m, *made),
         Message::Jobs(rows) => jobs::sampled(m, rows),
@@ -69,7 +72,7 @@ pub fn drawn(m: &mut Model, hits: Hits) -> Vec<Effect> {
         scroll.height = height;
         scroll.len = len;
         match pane {
-            Pane::Tree | Pane::Chain | Pane::Snapshots | Pane::JobList | Pane::FormatList => scroll.follow(count),
+            Pane::Tree | Pane::Chain | Pane::Snapshots | Pane::JobList | Pane::FormatList | Pane::States => scroll.follow(count),
             _ => scroll.top = scroll.top.min(len.saturating_sub(height)),
         }
     }
@@ -183,6 +186,8 @@ pub fn run(m: &mut Model, action: Action) -> Vec<Effect> {
         | Action::Reverse
         | Action::Problems
         | Action::Rescan => library::run(m, action),
+        Action::Reload if m.screen == Screen::Snapshots => snapshots::run(m, action),
+        Action::OpenImage | Action::Mark | Action::ClearMarks => snapshots::run(m, action),
         Action::OpenLayer
         | Action::Reload
         | Action::Map
@@ -210,7 +215,7 @@ fn moved(m: &mut Model, action: Action) -> Vec<Effect> {
         (Pane::Tree, Action::Left | Action::Right) => library::sideways(m, action),
         (_, Action::Left) => turn_pane(m, -1),
         (_, Action::Right) => turn_pane(m, 1),
-        (pane @ (Pane::Detail | Pane::Facts | Pane::JobLog | Pane::FormatText), _) => {
+        (pane @ (Pane::Detail | Pane::Facts | Pane::JobLog | Pane::FormatText | Pane::State), _) => {
             let (scroll, len) = m.scroll_of(pane);
             scroll.roll(action, len);
             Vec::new()
@@ -230,6 +235,7 @@ fn selected(m: &mut Model, pane: Pane) {
         Pane::Tree => m.library.detail.top = 0,
         Pane::JobList => m.jobs.log.top = 0,
         Pane::FormatList => m.guide.text.top = 0,
+        Pane::States => m.snaps.detail.top = 0,
         _ => {}
     }
 }
@@ -264,6 +270,7 @@ fn go(m: &mut Model, screen: Screen) -> Vec<Effect> {
     match screen {
         Screen::Image => image::open_page(m, if shown { m.page.path.clone().or(subject) } else { subject }),
         Screen::Map => image::open_map(m, if shown { m.map.path.clone().or(subject) } else { subject }),
+        Screen::Snapshots => snapshots::open(m, if shown { m.snaps.path.clone().or(subject) } else { subject }),
         _ => Vec::new(),
     }
 }
@@ -283,6 +290,10 @@ fn back(m: &mut Model) -> Vec<Effect> {
         Screen::Image if !m.page.trail.is_empty() => {
             let path = m.page.trail.pop();
             return image::show_page(m, path);
+        }
+        Screen::Snapshots if !m.snaps.trail.is_empty() => {
+            let path = m.snaps.trail.pop();
+            return snapshots::show(m, path);
         }
         Screen::Map if m.map.zoomed() => {
             m.map.window = None;

@@ -53,6 +53,7 @@ fn press(m: &mut Model, column: u16, row: u16) -> Vec<Effect> {
             match (pane, double) {
                 (Pane::Tree, true) => run(m, Action::Open),
                 (Pane::Chain, true) => run(m, Action::OpenLayer),
+                (Pane::States, true) => run(m, Action::OpenImage),
                 _ => Vec::new(),
             }
         }

@@ -107,7 +107,7 @@ fn grouping_and_sorting_keep_the_cursor_on_its_image() {
     assert_eq!((m.library.grouping, on(&m).as_str()), (Grouping::Folder, "debian-12-base.qcow2"));
     keys(&mut m, "t");
     assert_eq!((m.library.grouping, on(&m).as_str()), (Grouping::Format, "debian-12-base.qcow2"));
-    keys(&mut m, "s s s");
+    keys(&mut m, "> > >");
     assert_eq!(m.library.sort, (Column::OnDisk, true));
     assert_eq!((on(&m).as_str(), shown(&m)[0].as_str()), ("debian-12-base.qcow2", "app-data.qcow2"));
     keys(&mut m, "S");
@@ -260,7 +260,7 @@ fn any_keys_in_any_order_are_survived() {
 fn a_session_is_taken_up_where_it_was_left() {
     use crate::app::session::{Session, leave, take_up};
     let mut m = start();
-    keys(&mut m, "j j j h s s s t G");
+    keys(&mut m, "j j j h > > > t G");
     let (place, selected) = (leave(&m), on(&m));
     let mut session = Session::default();
     session.remember(place.clone());
@@ -350,4 +350,73 @@ fn a_job_is_paused_resumed_and_cancelled_from_its_panel() {
     job(&mut m, JobState::Done);
     assert_eq!(keys(&mut m, "x D"), [Effect::ForgetJobs]);
     assert_eq!(m.notice.unwrap().text, "cancel: this job has ended");
+}
+
+#[test]
+fn snapshots_are_marked_counted_and_left() {
+    use crate::app::fixture::list_snapshots;
+    use crate::app::state::snapshots::What;
+    use crate::app::worker::snapshots::FreedLoaded;
+    let mut m = start();
+    let effects = keys(&mut m, "j j j l s");
+    assert!(matches!(effects.as_slice(), [Effect::LoadSnapshots(r)] if r.path.ends_with("web-01.qcow2")), "{effects:?}");
+    assert!(m.moving(), "something is being read");
+    list_snapshots(&mut m);
+    let kinds: Vec<What> = m.snaps.rows.iter().map(|r| r.what.clone()).collect();
+    assert!(matches!(
+        kinds.as_slice(),
+        [What::Base(_), What::Snapshot(0), What::Snapshot(1), What::Snapshot(2), What::Snapshot(3), What::Live, What::Overlay(_)]
+    ));
+    assert_eq!(m.snaps.at_cursor(), Some(&What::Live), "one begins at the disk as it is now");
+    // The live state is no snapshot.
+    assert!(keys(&mut m, "space").is_empty());
+    assert!(m.notice.take().unwrap().text.contains("as it is now"));
+    let effects = keys(&mut m, "g j j j space");
+    let Some(Effect::CountFreed(request)) = effects.last() else { panic!("{effects:?}") };
+    assert_eq!((request.set.as_slice(), m.snaps.at_cursor()), (&[2][..], Some(&What::Snapshot(3))));
+    let first = request.generation;
+    keys(&mut m, "space");
+    // An answer for another set is dropped.
+    update(&mut m, Message::Freed(Box::new(FreedLoaded { generation: first, freed: Ok(1) })));
+    assert!(m.snaps.freed.is_none() && m.moving());
+    let generation = m.snaps.freed_generation;
+    update(&mut m, Message::Freed(Box::new(FreedLoaded { generation, freed: Ok(2946 << 20) })));
+    assert_eq!(m.snaps.freed.as_ref().map(|f| f.as_ref().ok().copied()), Some(Some(2946 << 20)));
+    assert!(!m.moving());
+    keys(&mut m, "u");
+    assert!(m.snaps.marked.is_empty());
+    // Enter on the overlay shows its snapshots; Esc comes back, then leaves.
+    let effects = keys(&mut m, "G enter");
+    assert!(matches!(effects.as_slice(), [Effect::LoadSnapshots(r)] if r.path.ends_with("web-01.before-upgrade.qcow2")));
+    let effects = keys(&mut m, "esc");
+    assert!(matches!(effects.as_slice(), [Effect::LoadSnapshots(r)] if r.path.ends_with("web-01.qcow2")));
+    keys(&mut m, "esc");
+    assert_eq!(m.screen, Screen::Library);
+}
+
+#[test]
+fn marks_stay_on_what_they_were_on() {
+    use crate::app::fixture::{list_snapshots, listing};
+    use crate::app::worker::snapshots::{News, SnapshotsLoaded};
+    let mut m = start();
+    keys(&mut m, "j j j l s");
+    list_snapshots(&mut m);
+    keys(&mut m, "g j j j space space");
+    assert_eq!(m.snaps.marked.iter().copied().collect::<Vec<_>>(), [2, 3]);
+    // Somebody deleted the first: the others moved up in the table.
+    let (mut list, ..) = listing();
+    list.snapshots.remove(0);
+    let generation = m.snaps.generation;
+    update(&mut m, Message::Snapshots(Box::new(SnapshotsLoaded { generation, news: News::Listing(Ok(list.into())) })));
+    assert_eq!(m.snaps.marked.iter().copied().collect::<Vec<_>>(), [1, 2]);
+    assert!(m.snaps.usage.is_none(), "what was counted belongs to another table");
+}
+
+#[test]
+fn a_filter_starts_fresh() {
+    let mut m = start();
+    keys(&mut m, "/ web enter");
+    assert_eq!(m.library.matched, 3);
+    keys(&mut m, "/");
+    assert_eq!((m.library.filter.text(), m.library.matched), ("", 8));
 }

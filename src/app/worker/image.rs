@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Outbox;
 use super::latest::Latest;
 use crate::app::message::Message;
-use crate::engine::chain::{Chain, Disk, OpenOptions};
+use crate::engine::chain::{Chain, Disk, OpenOptions, ParentFinder};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::extents::{Cells, downsample};
 use crate::engine::format::Format;
@@ -15,10 +15,37 @@ use crate::engine::inspect;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::locks::{LockState, state_at};
 use crate::engine::library::Stamp;
-use crate::engine::model::{ChainNode, Extent};
+use crate::engine::model::{BackingRef, ChainNode, Extent};
 
 /// Cells of the strip on a page: a few rows on a wide screen.
 const PAGE_CELLS: usize = 1024;
+
+/// Where the references of an image may lead.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reach {
+    /// Folders whose files may be opened, besides the image's own.
+    pub roots: Vec<PathBuf>,
+    /// Images that name no file for their parent, and where the library knows it to be.
+    pub parents: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Reach {
+    /// How to open the chain of `path`.
+    pub fn options(&self, path: &Path) -> OpenOptions {
+        let gate = self.roots.iter().fold(Gate::around(path), |gate, root| gate.allow(root));
+        let finder = (!self.parents.is_empty()).then(|| Arc::new(Known(self.parents.clone())) as Arc<dyn ParentFinder>);
+        OpenOptions { gate: Some(gate), finder, ..OpenOptions::default() }
+    }
+}
+
+/// Parents that are known.
+struct Known(Vec<(PathBuf, PathBuf)>);
+
+impl ParentFinder for Known {
+    fn find(&self, child: &Path, _: &BackingRef) -> Vec<PathBuf> {
+        self.0.iter().filter(|(c, _)| c == child).map(|(_, p)| p.clone()).collect()
+    }
+}
 
 /// Asks for an image's page.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,8 +54,8 @@ pub struct PageRequest {
     pub generation: u64,
     /// The image.
     pub path: PathBuf,
-    /// The folders references may lead into, besides the image's own.
-    pub roots: Vec<PathBuf>,
+    /// Where its references may lead.
+    pub reach: Reach,
 }
 
 /// What a page shows.
@@ -75,8 +102,8 @@ pub struct GridRequest {
     pub generation: u64,
     /// The image.
     pub path: PathBuf,
-    /// The folders references may lead into.
-    pub roots: Vec<PathBuf>,
+    /// Where its references may lead.
+    pub reach: Reach,
     /// Only this layer (0 is the top); `None` shows the chain as a guest sees it.
     pub only: Option<usize>,
     /// Guest bytes; `None` is the whole disk.
@@ -112,8 +139,8 @@ pub struct CursorRequest {
     pub generation: u64,
     /// The image.
     pub path: PathBuf,
-    /// The folders references may lead into.
-    pub roots: Vec<PathBuf>,
+    /// Where its references may lead.
+    pub reach: Reach,
     /// Only this layer.
     pub only: Option<usize>,
     /// Guest byte.
@@ -163,14 +190,9 @@ impl ImageWorkers {
 }
 
 /// A defect in reading one image must not end the thread.
-fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "reading this image hit a defect in cowshed")))
-}
-
-fn options(path: &Path, roots: &[PathBuf]) -> OpenOptions {
-    let gate = roots.iter().fold(Gate::around(path), |gate, root| gate.allow(root));
-    OpenOptions { gate: Some(gate), ..OpenOptions::default() }
 }
 
 fn load_page(request: &PageRequest, stop: &dyn Fn() -> bool, out: &Outbox) {
@@ -178,7 +200,7 @@ fn load_page(request: &PageRequest, stop: &dyn Fn() -> bool, out: &Outbox) {
     let mut chain = None;
     let page = guarded(|| {
         let meta = std::fs::metadata(&request.path).path(&request.path)?;
-        let inspection = inspect(&request.path, &options(&request.path, &request.roots))?;
+        let inspection = inspect(&request.path, &request.reach.options(&request.path))?;
         let nodes = inspection.chain.nodes.clone();
         chain = Some(inspection.chain);
         Ok(Arc::new(PageData {
@@ -209,7 +231,7 @@ struct Opened {
 }
 
 impl Opened {
-    fn chain(&mut self, path: &Path, roots: &[PathBuf]) -> Result<Arc<Chain>> {
+    fn chain(&mut self, path: &Path, reach: &Reach) -> Result<Arc<Chain>> {
         let stamp = Stamp::of(&std::fs::metadata(path).path(path)?);
         if let Some((held, at, chain)) = &self.held
             && held == path
@@ -218,7 +240,7 @@ impl Opened {
             return Ok(chain.clone());
         }
         self.held = None;
-        let chain = Arc::new(Chain::open(path, &options(path, roots))?);
+        let chain = Arc::new(Chain::open(path, &reach.options(path))?);
         self.held = Some((path.to_path_buf(), stamp, chain.clone()));
         Ok(chain)
     }
@@ -236,7 +258,7 @@ fn disk(chain: &Chain, only: Option<usize>) -> Result<Disk> {
 }
 
 fn load_grid(opened: &mut Opened, r: &GridRequest, stop: &dyn Fn() -> bool) -> Result<(Vec<MapLayer>, u64, Cells)> {
-    let chain = opened.chain(&r.path, &r.roots)?;
+    let chain = opened.chain(&r.path, &r.reach)?;
     let layers = chain.nodes.iter().zip(&chain.layers);
     let layers =
         layers.map(|(n, l)| MapLayer { path: n.path.clone(), format: n.format, size: l.size() }).collect::<Vec<MapLayer>>();
@@ -256,7 +278,7 @@ fn load_grid(opened: &mut Opened, r: &GridRequest, stop: &dyn Fn() -> bool) -> R
 }
 
 fn load_cursor(opened: &mut Opened, r: &CursorRequest) -> Result<(Extent, Option<PathBuf>)> {
-    let chain = opened.chain(&r.path, &r.roots)?;
+    let chain = opened.chain(&r.path, &r.reach)?;
     let disk = disk(&chain, r.only)?;
     let mut extent = disk.extent(r.offset, u64::MAX)?;
     let file = extent.place.and_then(|p| Some(disk.files(extent.depth).get(p.file)?.path()?.to_path_buf()));

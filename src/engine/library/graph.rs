@@ -95,19 +95,21 @@ fn by_chain(library: &Library, shown: &[&Entry]) -> Forest {
     let mut out = Forest::default();
     let roots: Vec<usize> = (0..library.roots.len()).map(|r| out.add(NodeKind::Root(r), None)).collect();
     let mut placed = HashSet::new();
-    // Tops first: whoever has no parent that is shown. What is left after them hangs on a loop, which is entered at its first path.
-    let is_top = |e: &&&Entry| {
+    // Tops first: whoever has no parent that is shown. What is left after them hangs on a loop: as none of its images is below the
+    // others, each is a top, with what hangs on it from outside the loop below.
+    let is_top = |e: &Entry| {
         let parent = e.backing.as_ref().and_then(|b| library.get(b.link.entry()?));
         parent.is_none_or(|p| p.part_of.is_some())
     };
-    let looping = |e: &&&Entry| matches!(e.backing.as_ref().map(|b| &b.link), Some(Link::Loop(..)));
-    for top in shown.iter().filter(is_top).chain(shown.iter().filter(looping)) {
+    let looping = |e: &Entry| matches!(e.backing.as_ref().map(|b| &b.link), Some(Link::Loop(..)));
+    for top in shown.iter().filter(|e| is_top(e) || looping(e)) {
         let mut stack = vec![(top.id, roots.get(top.root).copied())];
         while let Some((id, parent)) = stack.pop() {
             let Some(entry) = library.get(id).filter(|e| e.part_of.is_none()) else { continue };
             if placed.insert(id) {
                 let node = out.add(NodeKind::Entry(id), parent);
-                stack.extend(entry.children.iter().rev().map(|c| (*c, Some(node))));
+                let below = entry.children.iter().rev().filter(|c| library.get(**c).is_some_and(|c| !looping(c)));
+                stack.extend(below.map(|c| (*c, Some(node))));
             }
         }
     }

@@ -44,14 +44,14 @@ pub fn draw(c: &mut Canvas<'_>, area: Rect) {
     scroll_mark(c, body, body.x + body.width, top, lines.len());
 }
 
-fn labelled(c: &Canvas<'_>, label: &str, spans: Vec<Span<'static>>) -> Line<'static> {
+pub(super) fn labelled(c: &Canvas<'_>, label: &str, spans: Vec<Span<'static>>) -> Line<'static> {
     let mut all = vec![c.look.span(Role::Dim, format!("{label:<LABEL$}"))];
     all.extend(spans);
     Line::from(all)
 }
 
 /// A text under a label, wrapped.
-fn paragraph(c: &Canvas<'_>, label: &str, text: &str, role: Role, room: usize, out: &mut Vec<Line<'static>>) {
+pub(super) fn paragraph(c: &Canvas<'_>, label: &str, text: &str, role: Role, room: usize, out: &mut Vec<Line<'static>>) {
     for (i, part) in wrap(text, room.saturating_sub(LABEL).max(10)).into_iter().enumerate() {
         out.push(labelled(c, if i == 0 { label } else { "" }, vec![c.look.span(role, part)]));
     }
@@ -249,7 +249,7 @@ fn candidates(c: &Canvas<'_>, data: &Library, e: &Entry, room: usize, out: &mut 
 }
 
 /// What would become unreadable without it.
-fn deleted(c: &Canvas<'_>, data: &Library, e: &Entry) -> Option<Line<'static>> {
+pub(super) fn deleted(c: &Canvas<'_>, data: &Library, e: &Entry) -> Option<Line<'static>> {
     if e.children.is_empty() {
         return None;
     }

@@ -279,13 +279,13 @@ fn chain(c: &mut Canvas<'_>, area: Rect, data: &PageData) {
         && total > 0
         && let Some(Ok(cells)) = &shares
     {
-        c.put(list, 3, y, "(held by none: zeros)", Role::Dim);
+        c.put(list, 3, y, "(stored by none: zeros)", Role::Dim);
         put_right(
             c.buf,
             list,
             list.width,
             y,
-            &percent(cells.total.totals.unallocated as f64 / total as f64),
+            &percent((total.saturating_sub(cells.total.totals.stored())) as f64 / total as f64),
             c.look.style(Role::Dim),
         );
     }

@@ -6,3 +6,4 @@ pub mod image;
 pub mod jobs;
 pub mod library;
 pub mod map;
+pub mod snapshots;

@@ -23,6 +23,7 @@ pub mod extensions;
 pub mod header;
 pub mod holes;
 pub mod image;
+pub mod lineage;
 pub mod live;
 pub mod ranges;
 pub mod refcounts;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::engine::error::{Context, Error, ErrorKind, Result};
+use crate::engine::format::qcow2::lineage::{self, Lineage};
 use crate::engine::format::qcow2::usage::{self, Usage};
 use crate::engine::format::{Format, Source};
 use crate::engine::io::file::FileDevice;
@@ -30,6 +31,14 @@ pub fn usage(path: &Path, format: Format) -> Result<Option<Usage>> {
 /// Errors: the image cannot be read; an index that is not there.
 pub fn freed_by(path: &Path, set: &[usize]) -> Result<u64> {
     usage::freed_by(&source(path)?, set).path(path)
+}
+
+/// Which snapshot each state of the qcow2 image at `path` seems to come from: inferred, the file does not say. `stop` is asked now and
+/// then.
+///
+/// Errors: the image cannot be read; `Cancelled`.
+pub fn lineage(path: &Path, stop: &dyn Fn() -> bool) -> Result<Lineage> {
+    lineage::lineage(&source(path)?, stop).path(path)
 }
 
 fn source(path: &Path) -> Result<Source> {
