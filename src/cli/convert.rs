@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::job::JobArgs;
 use super::out::Out;
-use super::source::{Access, cache_mode, snapshot_name};
+use super::source::{Access, cache_mode, snapshot_name, tell_all_in_use};
 use super::{Failure, Verb, options};
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Format;
@@ -182,6 +182,10 @@ impl Verb for Args {
             options::help(out, Format::parse(&self.target_format)?)?;
             return Ok(0);
         }
-        self.job.run(JobSpec::Convert(self.spec()?), out)
+        let spec = self.spec()?;
+        if spec.force_share {
+            tell_all_in_use(&spec.sources, spec.source_format, spec.follow);
+        }
+        self.job.run(JobSpec::Convert(spec), out)
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::job::JobArgs;
 use super::out::Out;
-use super::source::Named;
+use super::source::{Named, tell_all_in_use};
 use super::{Failure, Verb};
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Format;
@@ -82,6 +82,10 @@ impl Args {
 
 impl Verb for Args {
     fn run(self, out: &mut Out) -> std::result::Result<u8, Failure> {
-        self.job.run(JobSpec::Dd(self.spec()?), out)
+        let spec = self.spec()?;
+        if spec.force_share {
+            tell_all_in_use([&spec.input], spec.input_format, spec.follow);
+        }
+        self.job.run(JobSpec::Dd(spec), out)
     }
 }

@@ -109,8 +109,12 @@ pub(super) fn foreground(spec: JobSpec, shown: Shown, out: &mut Out) -> Result<u
     let runner = Runner::new(options, |_| {});
     // Without a socket nobody can steer it from outside; that is no reason not to do it.
     let _served = runtime_dir().and_then(|dir| remote::serve(&runner, &dir).ok());
-    let id = runner.submit(spec, SubmitOptions::default());
+    // A signal is heard from before the first file is made; what came before the job was there is not lost.
     let interrupted = cancel_on_signal(&runner);
+    let id = runner.submit(spec, SubmitOptions::default());
+    if interrupted.load(std::sync::atomic::Ordering::SeqCst) {
+        runner.cancel(id);
+    }
     let mut told = String::new();
     let done = loop {
         if let Some(view) = runner.wait(id, TICK) {
@@ -174,16 +178,18 @@ fn bar(p: &ProgressSnapshot) -> String {
     format!("    ({:.2}/100%)  {}{rate}{eta}\x20\x20\x20\x20", p.percent, p.phase)
 }
 
-/// Cancels the runner's jobs on SIGINT, SIGTERM and SIGHUP. The answer tells afterwards whether one came.
+/// Cancels the runner's jobs on SIGINT, SIGTERM and SIGHUP, from the moment this returns. The answer tells whether one came.
 fn cancel_on_signal(runner: &Runner) -> std::sync::Arc<std::sync::atomic::AtomicBool> {
     use tokio::signal::unix::{SignalKind, signal};
     let flag = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
     let (runner, seen) = (runner.clone(), flag.clone());
+    let (listening, ready) = std::sync::mpsc::channel::<()>();
     let wait = move || {
         let Ok(rt) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
         rt.block_on(async {
             let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
             let [Ok(mut int), Ok(mut term), Ok(mut hup)] = kinds else { return };
+            let _ = listening.send(());
             tokio::select! {
                 _ = int.recv() => {}
                 _ = term.recv() => {}
@@ -196,6 +202,9 @@ fn cancel_on_signal(runner: &Runner) -> std::sync::Arc<std::sync::atomic::Atomic
         });
     };
     // Without the thread a signal kills us, which leaves a partial file and nothing else.
-    let _ = std::thread::Builder::new().name("signals".into()).spawn(wait);
+    if std::thread::Builder::new().name("signals".into()).spawn(wait).is_ok() {
+        // An error says that the thread gave up; either way there is nothing more to wait for.
+        let _ = ready.recv();
+    }
     flag
 }

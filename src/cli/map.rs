@@ -47,7 +47,7 @@ impl Verb for Args {
         let disk = chain.disk()?;
         let map = Map::new(&disk, self.start_offset, self.max_length.unwrap_or(u64::MAX));
         match self.output {
-            Format::Json => json(out, map)?,
+            Format::Json => json(out, map, self.start_offset)?,
             Format::Human => human(out, map, chain, &self.image)?,
         }
         Ok(0)
@@ -55,9 +55,12 @@ impl Verb for Args {
 }
 
 /// One object per line, written as it is found: a map may have millions.
-fn json(out: &mut Out, map: Map<'_>) -> Result<(), Failure> {
+fn json(out: &mut Out, map: Map<'_>, begin: u64) -> Result<(), Failure> {
     let mut before = "[";
-    for entry in map {
+    let mut map = map.peekable();
+    // Where there is nothing to tell, as beyond the end, qemu-img prints one entry of no bytes.
+    let nothing = map.peek().is_none().then(|| Ok(Entry::nothing(begin)));
+    for entry in map.chain(nothing) {
         let Entry { start, len, depth, present, zero, data, compressed, offset, .. } = entry?;
         write!(
             out,
@@ -70,8 +73,7 @@ fn json(out: &mut Out, map: Map<'_>) -> Result<(), Failure> {
         write!(out, "}}")?;
         before = ",\n";
     }
-    // A disk of no bytes has an empty map.
-    out.line(if before == "[" { "[]" } else { "]" })?;
+    out.line("]")?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::engine::chain::{Chain, OpenOptions};
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Format;
+use crate::engine::io::ReadAt;
 use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::locks::{Guard, LockMode, LockState, lock, state};
@@ -89,6 +90,9 @@ impl Source {
     pub(super) fn open_top(&self, path: &Path) -> Result<(FileDevice, Guard)> {
         let file = FileDevice::open(path)?;
         let mode = if self.access.force_share { LockMode::Shared } else { LockMode::Read };
+        if self.access.force_share {
+            tell_in_use(&file);
+        }
         let guard = lock(&file, mode).map_err(|e| e.hint("-U looks at it all the same; what is shown may be stale"))?;
         Ok((file, guard))
     }
@@ -110,15 +114,30 @@ impl Access {
         for dev in chain.layers.iter().flat_map(|layer| layer.files()) {
             let Some(file) = dev.as_file() else { continue };
             if self.force_share {
-                let state = state(file);
-                if matches!(state, LockState::Writer(_) | LockState::Other(..)) {
-                    let name = dev.path().unwrap_or(path).display().to_string();
-                    eprintln!("cowshed: warning, {}: {state}; what is shown may be stale", printable(&name));
-                }
+                tell_in_use(file);
             }
             guards.push(lock(file, mode).map_err(|e| e.hint("-U looks at it all the same; what is shown may be stale"))?);
         }
         Ok(Held { chain, _guards: guards })
+    }
+}
+
+/// Says on standard error when another process writes `file`: what is read of it may be stale.
+fn tell_in_use(file: &FileDevice) {
+    let state = state(file);
+    if matches!(state, LockState::Writer(_) | LockState::Other(..)) {
+        let name = file.path().unwrap_or(Path::new("")).display().to_string();
+        eprintln!("cowshed: warning, {}: in use, may be stale ({state})", printable(&name));
+    }
+}
+
+/// The same for the files of the images at `paths` and all they stand on, before a job reads them with `-U`. What cannot be opened
+/// is the job's to tell.
+pub(super) fn tell_all_in_use<'a>(paths: impl IntoIterator<Item = &'a PathBuf>, format: Option<Format>, follow: bool) {
+    for path in paths {
+        let options = OpenOptions { format, gate: Some(Gate::around(path).follow(follow)), ..OpenOptions::default() };
+        let layers = Chain::open(path, &options).map(|c| c.layers).unwrap_or_default();
+        layers.iter().flat_map(|l| l.files()).filter_map(|d| d.as_file().map(tell_in_use)).for_each(drop);
     }
 }
 

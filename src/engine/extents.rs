@@ -14,16 +14,53 @@ pub struct Extents<'a> {
     at: u64,
     end: u64,
     held: Vec<Option<(u64, Mapping)>>,
-    /// Read ahead by the merging iterator.
-    ahead: Option<Extent>,
+    merge: Merge<Extent>,
+}
+
+/// Joins neighbouring pieces of a stream into one; ends after the first error.
+pub(super) struct Merge<T> {
+    /// Read ahead to see whether it joins.
+    ahead: Option<T>,
     failed: bool,
+}
+
+impl<T> Default for Merge<T> {
+    fn default() -> Self {
+        Merge { ahead: None, failed: false }
+    }
+}
+
+impl<T> Merge<T> {
+    /// The next whole: pieces come from `piece`; `join` takes the second into the first when it is more of the same.
+    pub(super) fn next(
+        &mut self,
+        mut piece: impl FnMut() -> Result<Option<T>>,
+        join: impl Fn(&mut T, &T) -> bool,
+    ) -> Option<Result<T>> {
+        if self.failed {
+            return None;
+        }
+        let mut whole = || {
+            let Some(mut current) = self.ahead.take().map_or_else(&mut piece, |e| Ok(Some(e)))? else { return Ok(None) };
+            while let Some(next) = piece()? {
+                if !join(&mut current, &next) {
+                    self.ahead = Some(next);
+                    break;
+                }
+            }
+            Ok(Some(current))
+        };
+        let item = whole().transpose();
+        self.failed = matches!(item, Some(Err(_)));
+        item
+    }
 }
 
 impl<'a> Extents<'a> {
     /// From guest byte `start` up to, not including, `end` (cut at the end of the disk).
     pub fn new(disk: &'a Disk, start: u64, end: u64) -> Self {
         let end = end.min(disk.size());
-        Extents { disk, at: start.min(end), end, held: vec![None; disk.layers().len()], ahead: None, failed: false }
+        Extents { disk, at: start.min(end), end, held: vec![None; disk.layers().len()], merge: Merge::default() }
     }
 
     /// The next extent as the layers give it, not merged with its neighbours; `None` at the end.
@@ -49,24 +86,6 @@ impl<'a> Extents<'a> {
         })?;
         self.at += extent.len;
         Ok(Some(extent))
-    }
-
-    fn merged(&mut self) -> Result<Option<Extent>> {
-        let mut current = match self.ahead.take() {
-            Some(e) => e,
-            None => match self.piece()? {
-                Some(e) => e,
-                None => return Ok(None),
-            },
-        };
-        while let Some(next) = self.piece()? {
-            if !continues(&current, &next) {
-                self.ahead = Some(next);
-                break;
-            }
-            current.len += next.len;
-        }
-        Ok(Some(current))
     }
 }
 
@@ -98,11 +117,16 @@ fn continues(a: &Extent, b: &Extent) -> bool {
 impl Iterator for Extents<'_> {
     type Item = Result<Extent>;
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let item = self.merged().transpose();
-        self.failed = matches!(item, Some(Err(_)));
+        let mut merge = std::mem::take(&mut self.merge);
+        let item = merge.next(
+            || self.piece(),
+            |a, b| {
+                let joins = continues(a, b);
+                a.len += if joins { b.len } else { 0 };
+                joins
+            },
+        );
+        self.merge = merge;
         item
     }
 }

@@ -120,3 +120,19 @@ fn merged_extents_lie_side_by_side_and_say_where_bytes_are() {
     }
     assert_eq!(at, 8 << 20);
 }
+
+#[test]
+fn beyond_the_end_there_is_one_entry_of_nothing() {
+    let dir = crate::common::dir();
+    for (name, size) in [("a", "1M"), ("empty", "0")] {
+        let path = dir.path().join(name);
+        crate::common::qemu_img(&format!("create -q -f qcow2 {} {size}", crate::common::s(&path)));
+        for start in ["0", "1M", "2M"] {
+            let args = ["map", "--output=json", "-s", start, crate::common::s(&path)];
+            let theirs = crate::common::run("qemu-img", &args).stdout;
+            let theirs: serde_json::Value = serde_json::from_slice(&theirs).unwrap();
+            let ours: serde_json::Value = serde_json::from_slice(&crate::common::cowshed(&args).stdout).unwrap();
+            assert_eq!(ours, theirs, "{name} {start}");
+        }
+    }
+}

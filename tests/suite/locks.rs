@@ -195,3 +195,123 @@ fn locks_of_other_tools_are_seen_and_refused() {
         assert_eq!(state(&dev), LockState::Free);
     }
 }
+
+#[test]
+fn a_look_at_an_image_in_use_says_so() {
+    let (dir, path) = image("qcow2");
+    let holder = HolderProcess::qemu_io(&["-f", "qcow2", s(&path)]);
+    wait_for(&path, |s| matches!(s, LockState::Writer(_)));
+    let out = dir.path().join("out");
+    let of = |out: &Path| (format!("if={}", s(&path)), format!("of={}", s(out)));
+    let (input, output) = of(&dir.path().join("dd"));
+    let verbs: [&[&str]; 5] = [
+        &["convert", "-f", "qcow2", s(&path), s(&out)],
+        &["dd", "-f", "qcow2", &input, &output],
+        &["check", s(&path)],
+        &["map", s(&path)],
+        &["measure", "-O", "raw", s(&path)],
+    ];
+    for verb in verbs {
+        let refused = cowshed(verb);
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(1) && told.contains("in use"), "{verb:?}: {told}");
+        let looked = cowshed(&[&verb[..1], &["-U"], &verb[1..]].concat());
+        let told = String::from_utf8_lossy(&looked.stderr).into_owned();
+        assert!(looked.status.success(), "{verb:?}: {told}");
+        assert!(told.contains("in use, may be stale") && told.contains(&format!("pid {}", holder.pid())), "{verb:?}: {told}");
+    }
+    drop(holder);
+    wait_for(&path, |s| *s == LockState::Free);
+    assert_eq!(cowshed(&["map", "-U", s(&path)]).stderr, b"", "nobody holds it: there is nothing to say");
+}
+
+/// Each file an image consists of or stands on, held by QEMU while we are asked to read or write the image.
+#[test]
+fn every_file_concerned_counts_not_only_the_image() {
+    let dir = dir();
+    let at = |name: &str| dir.path().join(name);
+    qemu_img(&format!("create -q -f vmdk -o subformat=monolithicFlat {} 4M", s(&at("flat.vmdk"))));
+    qemu_img(&format!("create -q -f vmdk -o subformat=twoGbMaxExtentSparse {} 4M", s(&at("split.vmdk"))));
+    qemu_img(&format!("create -q -f qcow2 -o data_file={} {} 4M", s(&at("data.raw")), s(&at("external.qcow2"))));
+    qemu_img(&format!("create -q -f raw {} 4M", s(&at("base.raw"))));
+    qemu_img(&format!("create -q -f qcow2 -b base.raw -F raw {}", s(&at("overlay.qcow2"))));
+    for (image, part, format) in [
+        ("flat.vmdk", "flat-flat.vmdk", "raw"),
+        ("split.vmdk", "split-s001.vmdk", "raw"),
+        ("external.qcow2", "data.raw", "raw"),
+        ("overlay.qcow2", "base.raw", "raw"),
+    ] {
+        let (image, part) = (at(image), at(part));
+        // As a machine's disk it would be held with all permissions; qemu-io shares what it writes raw, so the daemon it is.
+        let holder = HolderProcess::spawn(
+            "qemu-storage-daemon",
+            &[
+                "--blockdev",
+                &format!("driver=file,node-name=f,filename={}", s(&part)),
+                "--blockdev",
+                &format!("driver={format},node-name=q,file=f"),
+                "--nbd-server",
+                &format!("addr.type=unix,addr.path={}", s(&at("nbd.sock"))),
+                "--export",
+                "type=nbd,id=e,node-name=q,writable=on",
+            ],
+        );
+        let seen = wait_for(&part, |s| matches!(s, LockState::Writer(_)));
+        assert!(matches!(seen, LockState::Writer(_)), "{part:?}: {seen:?}");
+        let out = at("out");
+        for args in [
+            &["convert", s(&image), s(&out)][..],
+            &["convert", "-n", "-O", "raw", s(&image), s(&image)],
+            &["resize", s(&image), "8M"],
+            &["resize", "--dry-run", s(&image), "8M"],
+            &["map", s(&image)],
+        ] {
+            let told = cowshed(args);
+            let why = String::from_utf8_lossy(&told.stderr).into_owned();
+            assert_eq!(told.status.code(), Some(1), "{args:?}");
+            assert!(why.contains(&format!("(pid {})", holder.pid())) || args[1] == "-n", "{args:?}: {why}");
+        }
+        assert!(!out.exists());
+        drop(holder);
+        wait_for(&part, |s| *s == LockState::Free);
+        assert!(cowshed(&["map", s(&image)]).status.success());
+        let _ = std::fs::remove_file(at("nbd.sock"));
+    }
+}
+
+/// And the other way round: what we read and write is held to the end, every file of it.
+#[test]
+fn qemu_is_kept_off_every_file_while_we_work() {
+    let dir = dir();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("in.raw"), noise(1, 4 << 20)).unwrap();
+    qemu_img(&format!("convert -f raw -O vmdk -o subformat=monolithicFlat {} {}", s(&at("in.raw")), s(&at("flat.vmdk"))));
+    qemu_img(&format!("create -q -f vmdk -o subformat=monolithicFlat {} 4M", s(&at("to.vmdk"))));
+    qemu_img(&format!("create -q -f qcow2 -b flat.vmdk -F vmdk {}", s(&at("top.qcow2"))));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cowshed"))
+        .args(["convert", "-n", "-r", "1M", "-f", "qcow2", "-O", "vmdk", s(&at("top.qcow2")), s(&at("to.vmdk"))])
+        .env("HOME", dir.path())
+        .env("XDG_STATE_HOME", at("state"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mine = |s: &LockState| s.holders().iter().any(|h| h.pid == Some(child.id()));
+    for name in ["top.qcow2", "flat.vmdk", "flat-flat.vmdk", "to.vmdk", "to-flat.vmdk"] {
+        let seen = wait_for(&at(name), mine);
+        assert!(mine(&seen), "{name}: {seen:?}");
+        let writes = !name.starts_with("top") && name.starts_with("to");
+        assert_eq!(matches!(seen, LockState::Writer(_)), writes, "{name}: {seen:?}");
+        let format = match name.rsplit_once('.') {
+            _ if name.contains("-flat") => "raw",
+            Some((_, "qcow2")) => "qcow2",
+            _ => "vmdk",
+        };
+        // `resize` needs what nobody gives it; reading is allowed where we only read.
+        assert!(!qemu_may(&["resize", "-q", "-f", format, "--shrink", s(&at(name)), "2M"]), "{name}");
+        if name.contains("-flat") {
+            assert_eq!(qemu_may(&["convert", "-f", "raw", s(&at(name)), s(&at("copy"))]), !writes, "{name}");
+        }
+    }
+    assert!(child.wait().unwrap().success());
+    assert_eq!(content(&at("to.vmdk")), noise(1, 4 << 20));
+}

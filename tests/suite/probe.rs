@@ -10,7 +10,7 @@ use cowshed::engine::format::{FORMATS, Format};
 use cowshed::engine::io::file::FileDevice;
 use serde_json::Value;
 
-use crate::common::{dir, noise, qemu_img, s};
+use crate::common::{cowshed, dir, noise, qemu_img, s};
 
 fn matches(path: &Path) -> Vec<Match> {
     probe(&FileDevice::open(path).unwrap()).unwrap()
@@ -106,35 +106,72 @@ fn extensions_only_warn() {
 }
 
 #[test]
-fn named_formats_are_refused_with_a_way_out() {
+fn named_formats_are_described_and_their_content_refused_with_a_way_out() {
     let dir = dir();
     let mut made = Vec::new();
     // Those the tool can make…
     for format in ["qed", "parallels"] {
         let path = dir.path().join(format);
-        qemu_img(&format!("create -f {format} {} 16M", s(&path)));
+        qemu_img(&format!("create -q -f {format} {} 16M", s(&path)));
         made.push((path, format));
     }
-    // … and the others by their magic.
+    let overlay = dir.path().join("over.qed");
+    qemu_img(&format!("create -q -f qed -b {} -F qed {} 8M", s(&dir.path().join("qed")), s(&overlay)));
+    made.push((overlay, "qed"));
+    // … and the others by their specification; the tool reads them.
     let mut old = vec![0; 1024];
     old[..16].copy_from_slice(b"WithoutFreeSpace");
+    for (at, v) in [(16, 2u32), (28, 63), (32, 4), (36, 252), (40, 0xdead), (48, 2)] {
+        old[at..at + 4].copy_from_slice(&v.to_le_bytes());
+    }
     made.push((file(dir.path(), "old", &old), "parallels"));
     let mut bochs = vec![0; 1024];
     bochs[..23].copy_from_slice(b"Bochs Virtual HD Image\0");
     bochs[32..39].copy_from_slice(b"Redolog");
+    bochs[48..55].copy_from_slice(b"Growing");
+    for (at, v) in [(64, 0x0002_0000u32), (68, 512), (72, 1), (76, 512), (80, 65536), (88, 65536)] {
+        bochs[at..at + 4].copy_from_slice(&v.to_le_bytes());
+    }
     made.push((file(dir.path(), "bochs", &bochs), "bochs"));
     let script = b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\nexit $?\n";
-    made.push((file(dir.path(), "cloop", &[&script[..], &[0; 512]].concat()), "cloop"));
+    let mut cloop = [&script[..], &[0; 512]].concat();
+    cloop[128..136].copy_from_slice(&[0, 0, 2, 0, 0, 0, 0, 1]);
+    // One block, from byte 152 on, of 8 bytes.
+    cloop[136..152].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 152, 0, 0, 0, 0, 0, 0, 0, 160]);
+    made.push((file(dir.path(), "cloop", &cloop), "cloop"));
+    for (path, format) in &made {
+        let best = &matches(path)[0];
+        assert_eq!((best.format.name(), best.confidence), (*format, Confidence::Certain));
+        let theirs: Value = serde_json::from_str(&qemu_img(&format!("info --output=json -f {format} {}", s(path)))).unwrap();
+        let out = cowshed(&["info", "--output", "json", s(path)]);
+        assert!(out.status.success(), "{format}: {}", String::from_utf8_lossy(&out.stderr));
+        let ours: Value = serde_json::from_slice(&out.stdout).unwrap();
+        for key in ["format", "virtual-size", "cluster-size", "actual-size", "backing-filename", "backing-filename-format"] {
+            assert_eq!(ours[key], theirs[key], "{format} {key}");
+        }
+        assert!(cowshed(&["info", s(path)]).status.success());
+        let chain = Chain::open(path, &OpenOptions::default()).unwrap();
+        let e = chain.disk().map(drop).unwrap_err();
+        assert_eq!((e.kind(), e.file()), (ErrorKind::Unsupported, Some(path.as_path())), "{format}");
+        assert!(e.advice().is_some_and(|h| h.contains("qemu-img convert -f ") && h.contains(format)), "{e}");
+        for verb in ["map", "measure"] {
+            assert_eq!(cowshed(&[verb, s(path)]).status.code(), Some(1), "{verb} {format}");
+        }
+    }
+    // A trailer alone, as the tool wants more of it: 40 sectors.
     let mut dmg = noise(1, 4096);
     dmg[3584..3588].copy_from_slice(b"koly");
-    made.push((file(dir.path(), "dmg", &dmg), "dmg"));
-    for (path, format) in made {
-        let best = &matches(&path)[0];
-        assert_eq!((best.format.name(), best.confidence), (format, Confidence::Certain));
-        let e = Chain::open(&path, &OpenOptions::default()).map(drop).unwrap_err();
-        assert_eq!(e.kind(), ErrorKind::Unsupported, "{format}");
-        assert_eq!(e.file(), Some(path.as_path()));
-        assert!(e.advice().is_some_and(|h| h.contains("qemu-img convert -f ") && h.contains(format)), "{e}");
+    dmg[3584 + 492..3584 + 500].copy_from_slice(&40u64.to_be_bytes());
+    let path = file(dir.path(), "dmg", &dmg);
+    let chain = Chain::open(&path, &OpenOptions::default()).unwrap();
+    assert_eq!((chain.nodes[0].format.unwrap().name(), chain.nodes[0].virtual_size), ("dmg", Some(40 * 512)));
+    // Cut short, each is an error and no panic.
+    for (path, format) in &made {
+        let whole = std::fs::read(path).unwrap();
+        let short = file(dir.path(), "short", &whole[..whole.len().min(if *format == "cloop" { 130 } else { 40 })]);
+        let format = cowshed::engine::format::Format::parse(format).unwrap();
+        let options = OpenOptions { format: Some(format), ..OpenOptions::default() };
+        assert_eq!(Chain::open(&short, &options).map(drop).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }
 
@@ -150,6 +187,8 @@ fn luks_1_is_described_as_the_tool_describes_it() {
         let ours = &chain.nodes[0].description;
         assert_eq!(ours.specific, theirs["format-specific"], "{cipher}-{mode}");
         assert_eq!(chain.nodes[0].virtual_size, theirs["virtual-size"].as_u64());
+        let ours_json: Value = serde_json::from_slice(&cowshed(&["info", "--output", "json", s(&path)]).stdout).unwrap();
+        assert_eq!(ours_json["children"], theirs["children"], "the file is larger than what it holds");
         assert_eq!(ours.encrypted.as_deref(), Some("LUKS1"));
         let e = chain.disk().map(drop).unwrap_err();
         assert!(e.kind() == ErrorKind::Unsupported && e.to_string().contains("LUKS1"), "{e}");

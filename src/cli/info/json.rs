@@ -8,7 +8,8 @@ use super::super::names::{beside, joined};
 use crate::engine::Inspection;
 use crate::engine::format::qcow2::usage::Share;
 use crate::engine::format::{Format, Image};
-use crate::engine::io::Device;
+use crate::engine::io::file::FileDevice;
+use crate::engine::io::{Device, ReadAt};
 use crate::engine::io::locks::LockState;
 use crate::engine::model::Snapshot;
 use crate::engine::ops::snapshot::usage;
@@ -110,6 +111,9 @@ pub(in crate::cli) fn in_use_by(lock: &LockState) -> Value {
 /// The host files the image consists of.
 fn children(image: &dyn Image, path: &Path, name: &Path) -> Value {
     let child = |role: String, dev: &Device, name: &Path| {
+        // A container shows the part with the content; the file is what is asked for here.
+        let whole = dev.path().filter(|_| dev.as_file().is_none()).and_then(|p| FileDevice::open(p).ok());
+        let dev: &dyn ReadAt = whole.as_ref().map_or(dev.as_ref(), |f| f);
         json!({
             "name": role,
             "info": {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::engine::chain::{Chain, Disk};
 use crate::engine::error::Result;
-use crate::engine::extents::Extents;
+use crate::engine::extents::{Extents, Merge};
 use crate::engine::model::{Extent, Kind};
 
 /// One line of the map.
@@ -47,15 +47,22 @@ impl Entry {
         }
     }
 
-    /// Whether `next`, which begins where this ends, is more of the same.
-    fn takes(&self, next: &Entry) -> bool {
+    /// An entry of no bytes at guest byte `start`.
+    pub fn nothing(start: u64) -> Entry {
+        Entry { start, len: 0, depth: 0, present: false, zero: false, data: false, compressed: false, offset: None, file: 0 }
+    }
+
+    /// Takes `next`, which begins where this ends, in when it is more of the same.
+    fn take(&mut self, next: &Entry) -> bool {
         let kind = |e: &Entry| (e.depth, e.present, e.zero, e.data, e.compressed);
-        kind(self) == kind(next)
+        let same = kind(self) == kind(next)
             && match (self.offset, next.offset) {
                 (None, None) => true,
                 (Some(a), Some(b)) => self.file == next.file && a.checked_add(self.len) == Some(b),
                 _ => false,
-            }
+            };
+        self.len += if same { next.len } else { 0 };
+        same
     }
 }
 
@@ -65,14 +72,13 @@ pub struct Map<'a> {
     extents: Extents<'a>,
     /// What is left of an extent whose host file is being asked for holes.
     rest: Option<Extent>,
-    ahead: Option<Entry>,
-    failed: bool,
+    merge: Merge<Entry>,
 }
 
 impl<'a> Map<'a> {
     /// The map of `len` bytes of `disk` from `start` on (both cut at its end).
     pub fn new(disk: &'a Disk, start: u64, len: u64) -> Self {
-        Map { disk, extents: Extents::new(disk, start, start.saturating_add(len)), rest: None, ahead: None, failed: false }
+        Map { disk, extents: Extents::new(disk, start, start.saturating_add(len)), rest: None, merge: Merge::default() }
     }
 
     fn piece(&mut self) -> Result<Option<Entry>> {
@@ -102,35 +108,15 @@ impl<'a> Map<'a> {
         }
         Ok(Some(entry))
     }
-
-    fn merged(&mut self) -> Result<Option<Entry>> {
-        let mut current = match self.ahead.take() {
-            Some(e) => e,
-            None => match self.piece()? {
-                Some(e) => e,
-                None => return Ok(None),
-            },
-        };
-        while let Some(next) = self.piece()? {
-            if !current.takes(&next) {
-                self.ahead = Some(next);
-                break;
-            }
-            current.len += next.len;
-        }
-        Ok(Some(current))
-    }
 }
 
 /// Ends after the first error.
 impl Iterator for Map<'_> {
     type Item = Result<Entry>;
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let item = self.merged().transpose();
-        self.failed = matches!(item, Some(Err(_)));
+        let mut merge = std::mem::take(&mut self.merge);
+        let item = merge.next(|| self.piece(), Entry::take);
+        self.merge = merge;
         item
     }
 }
