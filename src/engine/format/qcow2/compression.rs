@@ -16,8 +16,9 @@ const ZSTD_WINDOW: u32 = 24;
 
 /// Deflate window as a power of two: readers need not accept more (QEMU writes the same).
 const WINDOW: u8 = 12;
-/// Deflate level: as small as zlib's default makes it, to within a few per cent, at twice the speed.
-const ZLIB_LEVEL: u32 = 6;
+/// Deflate level of zlib-rs: within 3 % of the size that zlib's default level gives with this window, at almost three times its speed
+/// (level 6: 2 % and a little over twice; level 2: 6 % and over three times).
+const ZLIB_LEVEL: u32 = 4;
 /// Zstandard's default level.
 const ZSTD_LEVEL: i32 = 3;
 
