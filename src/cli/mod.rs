@@ -71,6 +71,7 @@ verbs! {
     ls Ls,
     map Map,
     measure Measure,
+    ready Ready,
     resize Resize,
     scan Scan,
     snapshot Snapshot,

@@ -5,6 +5,7 @@ pub mod fs;
 pub mod identity;
 pub mod lvm;
 pub mod partition;
+pub mod ready;
 pub mod recognise;
 pub mod tree;
 pub mod volumes;

@@ -50,7 +50,7 @@ pub(super) fn recognise(head: &[u8], dev: &dyn ReadAt) -> Option<Seen> {
 }
 
 /// The header of one file in an archive.
-struct Entry {
+pub(super) struct Entry {
     kind: &'static str,
     /// Bytes of header and name, padded: the file's content follows.
     head: u64,
@@ -62,12 +62,26 @@ struct Entry {
 
 impl Entry {
     /// Parses the header at the start of `b`. Numbers and the name's end are checked, as two of the magics are only 16 bits.
-    fn parse(b: &[u8]) -> Option<Entry> {
+    pub(super) fn parse(b: &[u8]) -> Option<Entry> {
+        let (kind, header, name, body, align) = Entry::fields(b)?;
+        let end = header.checked_add(name).filter(|_| (1..=4096).contains(&name))?;
+        let text = b.get(header as usize..end as usize)?;
+        let (nul, text) = text.split_last()?;
+        (*nul == 0 && !text.contains(&0)).then(|| Entry {
+            kind,
+            head: end.next_multiple_of(align),
+            body: body.next_multiple_of(align),
+            name: (header as usize, text.len()),
+        })
+    }
+
+    /// Kind, bytes of the header, bytes of the name with its NUL, bytes of content, and what both are padded to.
+    fn fields(b: &[u8]) -> Option<(&'static str, u64, u64, u64, u64)> {
         let number = |at: usize, len: usize, base| {
             let digits = b.get(at..at + len).filter(|d| d.iter().all(u8::is_ascii_alphanumeric))?;
             u64::from_str_radix(std::str::from_utf8(digits).ok()?, base).ok()
         };
-        let (kind, header, name, body, align) = match b.get(..6)? {
+        Some(match b.get(..6)? {
             b"070701" => ("cpio (newc)", 110u64, number(94, 8, 16)?, number(54, 8, 16)?, 4u64),
             b"070702" => ("cpio (newc with checksums)", 110, number(94, 8, 16)?, number(54, 8, 16)?, 4),
             b"070707" => ("cpio (portable ASCII)", 76, number(59, 6, 8)?, number(65, 11, 8)?, 1),
@@ -82,16 +96,27 @@ impl Entry {
                 let body = u64::from(field(22)?) << 16 | u64::from(field(24)?);
                 (kind, 26, u64::from(field(20)?), body, 2)
             }
-        };
-        let end = header.checked_add(name).filter(|_| (1..=4096).contains(&name))?;
-        let text = b.get(header as usize..end as usize)?;
-        let (nul, text) = text.split_last()?;
-        (*nul == 0 && !text.contains(&0)).then(|| Entry {
-            kind,
-            head: end.next_multiple_of(align),
-            body: body.next_multiple_of(align),
-            name: (header as usize, text.len()),
         })
+    }
+
+    /// Bytes of the header whose first 26 bytes `b` are.
+    pub(super) fn header_len(b: &[u8]) -> Option<usize> {
+        match b.get(..6)? {
+            b"070701" | b"070702" => Some(110),
+            b"070707" => Some(76),
+            _ => matches!(b.get(..2)?, [0xc7, 0x71] | [0x71, 0xc7]).then_some(26),
+        }
+    }
+
+    /// Bytes of the name behind the header `b`, its NUL among them.
+    pub(super) fn name_len(b: &[u8]) -> Option<usize> {
+        let (_, _, name, _, _) = Entry::fields(b)?;
+        (1..=4096).contains(&name).then_some(name as usize)
+    }
+
+    /// Bytes of padding behind header and name, of which `seen` were read, and of content with its padding.
+    pub(super) fn after(&self, seen: usize) -> (u64, u64) {
+        (self.head.saturating_sub(seen as u64), self.body)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod filesystem;
 pub mod initramfs;
 pub mod kernel;
 mod lzma;
+pub mod members;
 pub mod peek;
 
 use std::sync::Arc;

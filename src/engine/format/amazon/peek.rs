@@ -54,7 +54,7 @@ fn drain(stream: impl Read) -> Vec<u8> {
 }
 
 /// The head of an LZ4 block (of the legacy frame that Linux uses). Spec: lz4_Block_format.md.
-fn lz4(mut block: &[u8], max: usize) -> Vec<u8> {
+pub(super) fn lz4(mut block: &[u8], max: usize) -> Vec<u8> {
     let mut out = Vec::new();
     while out.len() < max && lz4_sequence(&mut block, &mut out, max).is_some() {}
     out.truncate(max);
