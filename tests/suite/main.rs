@@ -15,6 +15,7 @@ mod create;
 mod extents;
 mod golden;
 mod guest;
+mod guest_write;
 mod hostile;
 mod identity;
 mod iso;

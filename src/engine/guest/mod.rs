@@ -7,6 +7,7 @@ pub mod lvm;
 pub mod partition;
 pub mod ready;
 pub mod recognise;
+pub mod sanitize;
 pub mod tree;
 pub mod volumes;
 

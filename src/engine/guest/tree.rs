@@ -226,13 +226,19 @@ impl Guest {
 
     /// A whole small file, links followed. Errors: as `resolve`; larger than 4 MiB.
     pub fn read_file(&self, path: &str) -> Result<Vec<u8>> {
-        let spot = self.resolve(path.as_bytes(), true).op("read guest file")?;
+        self.read_bytes(path.as_bytes())
+    }
+
+    /// The same for a path that need not be text.
+    pub fn read_bytes(&self, path: &[u8]) -> Result<Vec<u8>> {
+        let spot = self.resolve(path, true).op("read guest file")?;
         let stat = self.stat(spot)?;
         if stat.kind != FileType::File {
-            return Err(Error::usage(format!("{path} is no regular file")));
+            return Err(Error::usage(format!("{} is no regular file", printable_bytes(path))));
         }
         if stat.size > MAX_TEXT {
-            return Err(Error::unsupported(format!("{path} is too large ({} bytes) to be read whole", stat.size)));
+            let (path, size) = (printable_bytes(path), stat.size);
+            return Err(Error::unsupported(format!("{path} is too large ({size} bytes) to be read whole")));
         }
         let mut bytes = vec![0u8; stat.size as usize];
         let n = self.read(spot, 0, &mut bytes)?;

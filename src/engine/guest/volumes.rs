@@ -1,13 +1,14 @@
 //! The volumes of a disk: its partitions, the logical volumes inside them, or the whole disk when it has no partition table.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::lvm::{self, LinearVolume, VolumeGroup};
 use super::partition::{self, PartitionTable};
 use super::recognise::{FsInfo, FsKind, recognise};
-use crate::engine::error::Result;
-use crate::engine::io::Device;
+use crate::engine::error::{Error, Result};
 use crate::engine::io::window::Window;
+use crate::engine::io::{Device, HostRange, ReadAt, WriteAt, WriteDevice, past_end};
 
 /// A disk as its guest sees it divided.
 pub struct Layout {
@@ -32,6 +33,8 @@ pub struct Volume {
     pub start: Option<u64>,
     /// Bytes.
     pub len: u64,
+    /// Where its bytes lie on the disk: (offset in the volume, offset on the disk, length), in order. Empty when it cannot be read.
+    pub places: Vec<(u64, u64, u64)>,
     /// What it holds.
     pub info: Option<FsInfo>,
     /// Its content; `None` when it cannot be read (see `problem`).
@@ -40,6 +43,80 @@ pub struct Volume {
     pub problem: Option<String>,
     /// It is a logical volume.
     pub logical_volume: bool,
+}
+
+impl Volume {
+    /// Calls `visit` with the parts of the volume's `offset..offset + len`: where each lies on the disk, and its length.
+    pub fn on_disk(&self, offset: u64, len: u64, mut visit: impl FnMut(u64, u64)) {
+        let end = offset.saturating_add(len);
+        for (at, place, n) in &self.places {
+            let (from, to) = (offset.max(*at), end.min(at.saturating_add(*n)));
+            if from < to {
+                visit(place + (from - at), to - from);
+            }
+        }
+    }
+    /// The volume of a writable `disk` (of the same content), to read and to write.
+    pub fn writable(&self, disk: WriteDevice) -> Option<WriteDevice> {
+        let dev = self.dev.clone()?;
+        Some(Arc::new(Placed { volume: self.clone(), dev, disk }))
+    }
+}
+
+/// A volume on a writable disk.
+struct Placed {
+    volume: Volume,
+    /// Reads it; it must stand on the same disk.
+    dev: Device,
+    disk: WriteDevice,
+}
+
+impl Placed {
+    fn each(&self, offset: u64, len: u64, mut act: impl FnMut(u64, u64, u64) -> Result<()>) -> Result<()> {
+        if offset.checked_add(len).is_none_or(|end| end > self.volume.len) {
+            return Err(past_end(self, offset, len));
+        }
+        let (mut done, mut result) = (0, Ok(()));
+        self.volume.on_disk(offset, len, |place, n| {
+            if result.is_ok() {
+                result = act(done, place, n);
+            }
+            done += n;
+        });
+        result.and(if done == len { Ok(()) } else { Err(past_end(self, offset + done, len - done)) })
+    }
+}
+
+impl ReadAt for Placed {
+    fn len(&self) -> u64 {
+        self.volume.len
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.dev.read_at(offset, buf)
+    }
+    fn path(&self) -> Option<&Path> {
+        self.dev.path()
+    }
+    fn host_range(&self, offset: u64, max: u64) -> Result<HostRange> {
+        self.dev.host_range(offset, max)
+    }
+}
+
+impl WriteAt for Placed {
+    fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
+        self.each(offset, buf.len() as u64, |done, place, n| {
+            self.disk.write_at(place, buf.get(done as usize..(done + n) as usize).unwrap_or_default())
+        })
+    }
+    fn flush(&self) -> Result<()> {
+        self.disk.flush()
+    }
+    fn set_len(&self, len: u64) -> Result<()> {
+        if len == self.volume.len { Ok(()) } else { Err(Error::unsupported("a volume's length stays")) }
+    }
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        self.each(offset, len, |_, place, n| self.disk.write_zeroes(place, n))
+    }
 }
 
 /// Looks at `disk`. Damage in one place is a problem in words; only a disk that cannot be read at all is an error.
@@ -72,6 +149,7 @@ fn add(layout: &mut Layout, disk: &Device, name: String, partition: Option<u32>,
         partition,
         start: Some(start),
         len,
+        places: vec![(0, start, len)],
         info,
         dev: Some(dev.clone()),
         problem: None,
@@ -110,6 +188,7 @@ fn logical(layout: &mut Layout, pv: &Device, group: &VolumeGroup, lv: &lvm::Logi
         partition: at.partition,
         start,
         len: lv.size,
+        places: lv.segments.iter().filter_map(|(o, p, n)| Some((*o, at.start.checked_add(*p)?, *n))).collect(),
         info,
         dev,
         problem: lv.problem.clone(),

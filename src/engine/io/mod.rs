@@ -5,6 +5,7 @@
 
 pub mod bytes;
 pub mod direct;
+pub mod draft;
 pub mod fault;
 pub mod file;
 pub mod gate;

@@ -57,6 +57,85 @@ impl Overlay {
     pub fn pieces(&self) -> usize {
         self.pieces.len()
     }
+    /// Where the replaced pieces begin, in ascending order.
+    pub fn piece_places(&self) -> impl Iterator<Item = u64> + '_ {
+        self.pieces.keys().copied()
+    }
+    /// The zeroed ranges, start and end, in ascending order. Pieces may lie in them, and win.
+    pub fn zero_places(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.zeros.iter().map(|(s, e)| (*s, *e))
+    }
+    /// Where the replaced pieces in `start..end` begin.
+    pub fn pieces_in(&self, start: u64, end: u64) -> impl Iterator<Item = u64> + '_ {
+        self.pieces.range(start..end.max(start)).map(|(at, _)| *at)
+    }
+    /// The piece around byte `at` is replaced.
+    pub fn has_piece(&self, at: u64) -> bool {
+        self.pieces.contains_key(&(at - at % PIECE))
+    }
+    /// What was changed at byte `at`: whether it is zeroed (rather than replaced), and for how many bytes on. `None`: not changed.
+    pub fn whole_at(&self, at: u64) -> Option<(bool, u64)> {
+        if self.has_piece(at) {
+            return Some((false, PIECE - at % PIECE));
+        }
+        let (_, end) = self.zeros.range(..=at).next_back().filter(|(_, e)| **e > at)?;
+        let stop = self.pieces.range(at..*end).next().map_or(*end, |(p, _)| *p);
+        Some((true, stop - at))
+    }
+    /// Bytes from `at` on (which is not changed) up to the next change.
+    pub fn unchanged_from(&self, at: u64) -> u64 {
+        let piece = self.pieces.range(at..).next().map(|(p, _)| *p);
+        let zero = self.zeros.range(at..).next().map(|(z, _)| *z);
+        [piece, zero].into_iter().flatten().min().unwrap_or(self.len).min(self.len) - at.min(self.len)
+    }
+    /// Replaces any bytes within the device. Errors: what is below cannot be read, or `bytes` end past the device.
+    pub fn edit(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= self.len);
+        let Some(end) = end else { return Err(past_end(self, offset, bytes.len() as u64)) };
+        let mut at = offset;
+        while at < end {
+            let (first, stop) = (at - at % PIECE, end.min(at - at % PIECE + PIECE));
+            let mut piece = match self.pieces.remove(&first) {
+                Some(piece) => piece,
+                None if at == first && stop == first + PIECE => vec![0; PIECE as usize].into(),
+                None => {
+                    let mut old = vec![0; PIECE as usize];
+                    let n = PIECE.min(self.len - first) as usize;
+                    self.read_at(first, old.get_mut(..n).unwrap_or_default())?;
+                    old.into()
+                }
+            };
+            let new = bytes.get((at - offset) as usize..(stop - offset) as usize).unwrap_or_default();
+            if let Some(part) = piece.get_mut((at - first) as usize..(stop - first) as usize) {
+                part.copy_from_slice(new);
+            }
+            self.pieces.insert(first, piece);
+            at = stop;
+        }
+        Ok(())
+    }
+    /// Takes back what was changed in `start..end`, as far as whole pieces lie in it.
+    pub fn forget(&mut self, start: u64, end: u64) {
+        let (start, end) = (start.next_multiple_of(PIECE), end / PIECE * PIECE);
+        if start >= end {
+            return;
+        }
+        let gone: Vec<u64> = self.pieces.range(start..end).map(|(at, _)| *at).collect();
+        for at in gone {
+            self.pieces.remove(&at);
+        }
+        let first = self.zeros.range(..=start).next_back().map_or(start, |(s, _)| *s);
+        let cut: Vec<(u64, u64)> = self.zeros.range(first..end).map(|(s, e)| (*s, *e)).filter(|(_, e)| *e > start).collect();
+        for (s, e) in cut {
+            self.zeros.remove(&s);
+            if s < start {
+                self.zeros.insert(s, start);
+            }
+            if e > end {
+                self.zeros.insert(end, e);
+            }
+        }
+    }
     /// Makes the same changes to `dev`, for good.
     pub fn apply_to(&self, dev: &dyn WriteAt) -> Result<()> {
         if dev.len() < self.len {

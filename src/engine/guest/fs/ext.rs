@@ -1,5 +1,6 @@
-//! ext2, ext3 and ext4 for reading, over `rust-fs-ext4`. A journal that was not replayed is replayed in memory.
+//! ext2, ext3 and ext4, read over `rust-fs-ext4`. A journal that was not replayed is replayed in memory.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fs_ext4::dir::DirBlockIter;
@@ -18,7 +19,7 @@ const MAX_NAMES: usize = 1_000_000;
 
 /// An ext filesystem.
 pub(super) struct Ext {
-    fs: Filesystem,
+    pub(super) fs: Filesystem,
     info: FsInfo,
     /// Folder entries carry the file type (incompat FILETYPE).
     typed: bool,
@@ -27,11 +28,28 @@ pub(super) struct Ext {
 impl Ext {
     pub(super) fn open(dev: Device, info: FsInfo) -> Result<Self> {
         let fs = guarded("open ext filesystem", || Filesystem::mount(Arc::new(Reader(dev))))?;
-        let typed = fs.sb.feature_incompat & 2 != 0;
-        Ok(Ext { fs, info, typed })
+        Ok(Ext::over(fs, info))
     }
 
-    fn inode(&self, node: Node) -> Result<(u32, Inode, Vec<u8>)> {
+    pub(super) fn over(fs: Filesystem, info: FsInfo) -> Self {
+        let typed = fs.sb.feature_incompat & 2 != 0;
+        Ext { fs, info, typed }
+    }
+
+    /// Every name of a folder, `.` and `..` too.
+    pub(super) fn entries(&self, dir: Node) -> Result<Vec<DirEntry>> {
+        let (ino, inode, _) = self.inode(dir)?;
+        if !inode.is_dir() {
+            return Err(Error::usage("it is not a folder"));
+        }
+        if inode.has_extents() || inode.has_inline_data() {
+            let found = guarded("read folder", || self.fs.read_dir_ino(ino))?;
+            return Ok(found.into_iter().map(|e| DirEntry { name: e.name, node: u64::from(e.inode) }).collect());
+        }
+        self.old_folder(&inode)
+    }
+
+    pub(super) fn inode(&self, node: Node) -> Result<(u32, Inode, Vec<u8>)> {
         let ino = u32::try_from(node).map_err(|_| Error::corrupt("an inode number past 2^32"))?;
         let (inode, raw) = guarded("read inode", || self.fs.read_inode_verified(ino))?;
         Ok((ino, inode, raw))
@@ -79,16 +97,7 @@ impl GuestFs for Ext {
         })
     }
     fn list(&self, dir: Node) -> Result<Vec<DirEntry>> {
-        let (ino, inode, _) = self.inode(dir)?;
-        if !inode.is_dir() {
-            return Err(Error::usage("it is not a folder"));
-        }
-        let mut entries = if inode.has_extents() || inode.has_inline_data() {
-            let found = guarded("read folder", || self.fs.read_dir_ino(ino))?;
-            found.into_iter().map(|e| DirEntry { name: e.name, node: u64::from(e.inode) }).collect()
-        } else {
-            self.old_folder(&inode)?
-        };
+        let mut entries = self.entries(dir)?;
         entries.retain(|e| e.name != b"." && e.name != b"..");
         Ok(entries)
     }
@@ -158,10 +167,25 @@ impl GuestFs for Ext {
     fn free_ranges(&self, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
         free_blocks(&self.fs, visit)
     }
+    fn check(&self) -> Result<Vec<String>> {
+        let report = guarded("check ext filesystem", || self.fs.audit(u32::MAX, u32::MAX))?;
+        let mut found: Vec<String> = report.anomalies.iter().take(20).map(|a| format!("{a:?}")).collect();
+        if !report.is_clean() && found.is_empty() {
+            found.push(format!("{} anomalies", report.anomalies_count));
+        }
+        // The superblock's own count, which a replayed journal may have left behind.
+        let mut free = 0;
+        self.free_ranges(&mut |_, len| free += len)?;
+        let block = u64::from(self.fs.sb.block_size()).max(1);
+        let told: u64 = self.fs.groups.iter().map(|g| u64::from(g.free_blocks_count)).sum();
+        if free / block != told {
+            found.push(format!("{} blocks are free in the bitmaps and {told} by the group descriptors", free / block));
+        }
+        Ok(found)
+    }
 }
 
-/// Free blocks by the groups' bitmaps. A group whose bitmap was never initialised is free but for its own metadata; it is left
-/// out here, as where that metadata lies depends on flex_bg.
+/// Free blocks by the groups' bitmaps. A group whose bitmap was never initialised is free but for the metadata that lies in it.
 fn free_blocks(fs: &Filesystem, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
     let sb = &fs.sb;
     let block = u64::from(sb.block_size());
@@ -171,13 +195,18 @@ fn free_blocks(fs: &Filesystem, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
         return Err(Error::corrupt("the superblock has no groups"));
     }
     let total = sb.blocks_count;
+    let metadata = metadata(fs, per_group, first);
     let mut run: Option<(u64, u64)> = None;
     for (n, group) in fs.groups.iter().enumerate() {
         let start = first + n as u64 * per_group;
         let uninitialised = group.flags & 2 != 0;
         let bitmap = if uninitialised { Vec::new() } else { guarded("read block bitmap", || fs.read_block(group.block_bitmap))? };
         for i in 0..per_group.min(total.saturating_sub(start)) {
-            let free = bitmap.get((i / 8) as usize).is_some_and(|b| b & (1 << (i % 8)) == 0);
+            let free = if uninitialised {
+                !metadata.range(..=start + i).next_back().is_some_and(|(_, end)| *end > start + i)
+            } else {
+                bitmap.get((i / 8) as usize).is_some_and(|b| b & (1 << (i % 8)) == 0)
+            };
             run = match (run, free) {
                 (None, true) => Some((start + i, 1)),
                 (Some((s, l)), true) if s + l == start + i => Some((s, l + 1)),
@@ -193,4 +222,40 @@ fn free_blocks(fs: &Filesystem, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
         visit(s * block, l * block);
     }
     Ok(())
+}
+
+/// Where the groups' bitmaps, inode tables, superblock copies and descriptors lie: block ranges, start to end, those that touch
+/// joined.
+fn metadata(fs: &Filesystem, per_group: u64, first: u64) -> BTreeMap<u64, u64> {
+    let sb = &fs.sb;
+    let block = u64::from(sb.block_size()).max(1);
+    let table = (u64::from(sb.inodes_per_group) * u64::from(sb.inode_size)).div_ceil(block);
+    let descriptor = if sb.feature_incompat & 0x80 != 0 { u64::from(sb.desc_size).max(32) } else { 32 };
+    let descriptors = (fs.groups.len() as u64 * descriptor).div_ceil(block);
+    let mut all: Vec<(u64, u64)> = Vec::new();
+    for (n, g) in fs.groups.iter().enumerate() {
+        all.extend([(g.block_bitmap, 1), (g.inode_bitmap, 1), (g.inode_table, table)]);
+        let start = first + n as u64 * per_group;
+        if sb.group_has_super(n as u64) {
+            // With meta_bg there are fewer descriptors than this; a block too many is left alone then.
+            all.push((start, 1 + descriptors + u64::from(sb.reserved_gdt_blocks)));
+        }
+        if sb.feature_incompat & 0x10 != 0 {
+            all.push((start, 2));
+        }
+    }
+    all.sort_unstable();
+    let mut out: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut last: Option<(u64, u64)> = None;
+    for (start, len) in all {
+        let end = start.saturating_add(len);
+        last = match last {
+            Some((s, e)) if start <= e => Some((s, e.max(end))),
+            _ => Some((start, end)),
+        };
+        if let Some((s, e)) = last {
+            out.insert(s, e);
+        }
+    }
+    out
 }

@@ -7,11 +7,24 @@
 mod btrfs;
 mod device;
 mod ext;
+mod ext_scrub;
+mod ext_write;
 mod fat;
 mod iso;
+mod refuse;
+mod scrub;
+mod write;
 mod xfs;
+mod xfs_scrub;
+mod xfs_write;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use ext::Ext;
+pub use refuse::refusal;
+pub use scrub::{Scrubbed, Traces, scrub};
+pub use write::{GuestWrite, Owner, open_rw};
+use xfs::Xfs;
 
 use super::recognise::{FsInfo, FsKind, recognise};
 use crate::engine::error::{Error, ErrorKind, Result};
@@ -119,6 +132,12 @@ pub trait GuestFs: Send + Sync {
         Err(Error::unsupported(format!("where files lie in {} cannot be told yet", self.info().kind.name())))
     }
 
+    /// Our own check of the whole filesystem: what is wrong, in words; empty when nothing is. Filesystems that cannot be checked say
+    /// `Unsupported`.
+    fn check(&self) -> Result<Vec<String>> {
+        Err(Error::unsupported(format!("{} cannot be checked", self.info().kind.name())))
+    }
+
     /// Calls `visit` with each free range (offset and length in bytes on the volume), in ascending order.
     fn free_ranges(&self, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
         let _ = visit;
@@ -134,8 +153,8 @@ pub fn open(dev: Device) -> Result<Box<dyn GuestFs>> {
         return Err(Error::new(ErrorKind::Format, "no filesystem is recognised there"));
     };
     match info.kind {
-        FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => Ok(Box::new(ext::Ext::open(dev, info)?)),
-        FsKind::Xfs => Ok(Box::new(xfs::Xfs::open(dev, info)?)),
+        FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => Ok(Box::new(Ext::open(dev, info)?)),
+        FsKind::Xfs => Ok(Box::new(Xfs::open(dev, info)?)),
         FsKind::Btrfs => Ok(Box::new(btrfs::Btrfs::open(dev, info)?)),
         FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32 => Ok(Box::new(fat::Fat::open(dev, info)?)),
         FsKind::Iso9660 => Ok(Box::new(iso::Iso::open(dev, info)?)),

@@ -13,7 +13,7 @@ use crate::engine::io::Device;
 
 /// An XFS filesystem.
 pub(super) struct Xfs {
-    fs: Filesystem,
+    pub(super) fs: Filesystem,
     info: FsInfo,
     root: Node,
 }
@@ -21,10 +21,13 @@ pub(super) struct Xfs {
 impl Xfs {
     pub(super) fn open(dev: Device, info: FsInfo) -> Result<Self> {
         let fs = guarded("open XFS", || Filesystem::mount(Arc::new(Reader(dev))))?;
+        Xfs::over(fs, info)
+    }
+    pub(super) fn over(fs: Filesystem, info: FsInfo) -> Result<Self> {
         let root = guarded("open XFS", || fs.root_inode())?.ino;
         Ok(Xfs { fs, info, root })
     }
-    fn inode(&self, node: Node) -> Result<(Inode, Vec<u8>)> {
+    pub(super) fn inode(&self, node: Node) -> Result<(Inode, Vec<u8>)> {
         guarded("read inode", || self.fs.read_inode_raw(node))
     }
 }
@@ -90,6 +93,18 @@ impl GuestFs for Xfs {
                 len: e.blockcount.saturating_mul(block),
             })
             .collect())
+    }
+    fn check(&self) -> Result<Vec<String>> {
+        let report = guarded("check XFS", || Ok::<_, fs_xfs::Error>(fs_xfs::check::check(&self.fs)))?;
+        if report.is_clean() {
+            return Ok(Vec::new());
+        }
+        let errors = report.findings.iter().filter(|f| f.severity() == fs_xfs::check::Severity::Error);
+        let mut found: Vec<String> = errors.take(20).map(|f| f.what.clone()).collect();
+        if found.is_empty() {
+            found.push("a part of it cannot be read".into());
+        }
+        Ok(found)
     }
     fn free_ranges(&self, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
         let sb = self.fs.superblock();
