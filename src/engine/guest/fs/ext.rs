@@ -203,7 +203,7 @@ fn free_blocks(fs: &Filesystem, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
         let bitmap = if uninitialised { Vec::new() } else { guarded("read block bitmap", || fs.read_block(group.block_bitmap))? };
         for i in 0..per_group.min(total.saturating_sub(start)) {
             let free = if uninitialised {
-                !metadata.range(..=start + i).next_back().is_some_and(|(_, end)| *end > start + i)
+                metadata.range(..=start + i).next_back().is_none_or(|(_, end)| *end <= start + i)
             } else {
                 bitmap.get((i / 8) as usize).is_some_and(|b| b & (1 << (i % 8)) == 0)
             };
