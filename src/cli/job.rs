@@ -90,7 +90,8 @@ pub(super) fn runtime_dir() -> Option<PathBuf> {
     dirs.runtime_dir().map(PathBuf::from).or_else(|| Some(state_dir()?.join("run")))
 }
 
-fn print_plan(plan: &Plan, out: &mut Out) -> std::io::Result<()> {
+/// Prints a plan for people.
+pub(super) fn print_plan(plan: &Plan, out: &mut Out) -> std::io::Result<()> {
     for line in plan.lines(size) {
         let label = out.paint(if line.warns { Tone::Warning } else { Tone::Label }, format!("{:>8}", line.label));
         out.line(format!("{label}  {}", printable(&line.text)))?;

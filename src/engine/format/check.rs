@@ -1,6 +1,75 @@
 //! What checking an image found: the words and counts every format's check reports in.
 //!
-//! A check only reads. Findings of one rule are grouped: a count, the first few places, and what they mean.
+//! A check only reads. Findings of one rule are grouped: a count, the first few places, and what they mean. What a repair may
+//! rely on, and what it owes, is here too: it hands over what it is about to change before it changes anything.
+
+use crate::engine::error::Result;
+use crate::engine::format::Source;
+use crate::engine::io::WriteDevice;
+
+/// A format's check. Only reads.
+pub type CheckFn = fn(&Source) -> Result<CheckReport>;
+/// A format's repair.
+pub type RepairFn = fn(&Repairing<'_>) -> Result<Repaired>;
+
+/// How far a repair goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Repair {
+    /// Gives back lost space; nothing else.
+    Leaks,
+    /// Mends all that can be mended.
+    All,
+}
+
+impl Repair {
+    /// True when it mends findings that are mended by `mend`.
+    pub fn mends(self, mend: Mend) -> bool {
+        match mend {
+            Mend::Leaks => true,
+            Mend::All | Mend::Lossy => self == Repair::All,
+            Mend::No => false,
+        }
+    }
+}
+
+/// What a repair is given.
+pub struct Repairing<'a> {
+    /// The image file, held for writing.
+    pub dev: WriteDevice,
+    /// The same file for reading.
+    pub source: Source,
+    /// How far to go.
+    pub repair: Repair,
+    /// Makes what is about to change durable in another file. To be called once, before the first write to the image.
+    pub keep: &'a dyn Fn(&Evidence) -> Result<()>,
+    /// Asked often while nothing is half done, with what is done and what is to do; an error stops the repair.
+    pub tick: &'a (dyn Fn(u64, u64) -> Result<()> + Sync),
+}
+
+/// What a repair is about to change.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Evidence {
+    /// Bytes of the file now.
+    pub length: u64,
+    /// Ranges of the file, offset and length, whose present content undoes the repair when it is written back: group by group,
+    /// each durable before the next.
+    pub groups: Vec<Vec<(u64, u64)>>,
+}
+
+/// What a repair did.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Repaired {
+    /// Instances of damage that were mended.
+    pub corruptions: u64,
+    /// Lost units that were given back.
+    pub leaks: u64,
+    /// Ranges of the file, offset and length, that change when anybody changes the image's structures: as long as they are as
+    /// they are now, the repair can be undone.
+    pub state: Vec<(u64, u64)>,
+    /// What was not mended, and why.
+    pub left: Vec<String>,
+}
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -87,6 +156,8 @@ pub struct CheckReport {
     pub compressed: u64,
     /// Byte behind the last unit in use; `None` where the format has no such thing.
     pub image_end: Option<u64>,
+    /// Guest bytes of the current state whose content is lost: first and length, ascending, neighbours merged.
+    pub lost: Vec<(u64, u64)>,
 }
 
 impl CheckReport {
@@ -107,6 +178,18 @@ impl CheckReport {
             finding.spots.push(spot);
         }
     }
+    /// Guest bytes are lost. To be called in ascending order by one part of a check.
+    pub fn lose(&mut self, start: u64, len: u64) {
+        match self.lost.last_mut() {
+            Some((at, have)) if *at + *have == start => *have += len,
+            _ => self.lost.push((start, len)),
+        }
+    }
+    /// Findings that `repair` mends, and the others that are more than notes.
+    pub fn split(&self, repair: Repair) -> (Vec<&Finding>, Vec<&Finding>) {
+        let wrong = self.findings.iter().filter(|f| f.rule.severity != Severity::Note || repair.mends(f.rule.mend));
+        wrong.partition(|f| repair.mends(f.rule.mend))
+    }
     /// Adds what another part of the check found.
     pub fn merge(&mut self, other: CheckReport) {
         for f in other.findings {
@@ -121,6 +204,12 @@ impl CheckReport {
         self.allocated += other.allocated;
         self.fragmented += other.fragmented;
         self.compressed += other.compressed;
+        let mut all = std::mem::take(&mut self.lost);
+        all.extend(other.lost);
+        all.sort_unstable();
+        for (start, len) in all {
+            self.lose(start, len);
+        }
     }
     /// How many instances are of `severity`.
     pub fn count(&self, severity: Severity) -> u64 {

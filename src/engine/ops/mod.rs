@@ -18,6 +18,7 @@ pub mod plan;
 pub mod resize;
 pub mod snapshot;
 pub mod stage;
+pub mod undo;
 
 use std::path::PathBuf;
 
@@ -37,6 +38,8 @@ pub enum JobSpec {
     Dd(dd::DdSpec),
     /// Changes the virtual size.
     Resize(resize::ResizeSpec),
+    /// Mends an image, or takes that back.
+    Repair(check::RepairSpec),
     /// Takes, applies, deletes or renames internal snapshots.
     Snapshot(snapshot::SnapshotSpec),
 }
@@ -49,6 +52,7 @@ impl JobSpec {
             JobSpec::Create(spec) => Box::new(create::Create::new(spec.clone())),
             JobSpec::Dd(spec) => Box::new(dd::Dd::new(spec.clone())),
             JobSpec::Resize(spec) => Box::new(resize::Resize::new(spec.clone())),
+            JobSpec::Repair(spec) => Box::new(check::RepairImage::new(spec.clone())),
             JobSpec::Snapshot(spec) => Box::new(snapshot::Change::new(spec.clone())),
         }
     }
@@ -59,6 +63,7 @@ impl JobSpec {
             JobSpec::Create(spec) => spec.title(),
             JobSpec::Dd(spec) => spec.title(),
             JobSpec::Resize(spec) => spec.title(),
+            JobSpec::Repair(spec) => spec.title(),
             JobSpec::Snapshot(spec) => spec.title(),
         }
     }
@@ -69,6 +74,7 @@ impl JobSpec {
             JobSpec::Create(_) => "create",
             JobSpec::Dd(_) => "dd",
             JobSpec::Resize(_) => "resize",
+            JobSpec::Repair(_) => "check",
             JobSpec::Snapshot(_) => "snapshot",
         }
     }
@@ -89,6 +95,11 @@ impl JobSpec {
             JobSpec::Create(spec) => JobSpec::Create(create::ImageSpec { target: absolute(spec.target), ..spec }),
             JobSpec::Dd(spec) => JobSpec::Dd(dd::DdSpec { input: absolute(spec.input), output: absolute(spec.output), ..spec }),
             JobSpec::Resize(spec) => JobSpec::Resize(resize::ResizeSpec { image: absolute(spec.image), ..spec }),
+            JobSpec::Repair(spec) => JobSpec::Repair(check::RepairSpec {
+                image: absolute(spec.image),
+                undo_file: spec.undo_file.map(absolute),
+                ..spec
+            }),
             JobSpec::Snapshot(spec) => JobSpec::Snapshot(snapshot::SnapshotSpec { image: absolute(spec.image), ..spec }),
         }
     }
@@ -104,7 +115,7 @@ impl JobSpec {
         match self {
             JobSpec::Convert(spec) => convert::discard(spec, state),
             // These leave nothing that a later run would go on with.
-            JobSpec::Create(_) | JobSpec::Dd(_) | JobSpec::Resize(_) | JobSpec::Snapshot(_) => Ok(()),
+            JobSpec::Create(_) | JobSpec::Dd(_) | JobSpec::Resize(_) | JobSpec::Repair(_) | JobSpec::Snapshot(_) => Ok(()),
         }
     }
     /// Makes the plan and does nothing else: what `--dry-run` and the confirm dialog show.

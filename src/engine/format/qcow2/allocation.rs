@@ -118,7 +118,7 @@ impl Allocator {
         if cluster > self.end.saturating_add(BEYOND) {
             return Err(Error::corrupt("refcounts count clusters far past the end of the file")
                 .op("look for free clusters")
-                .hint("look with cowshed check; qemu-img check -r all repairs, cowshed does not yet"));
+                .hint("look with cowshed check, repair with check -r all"));
         }
         Ok(!self.retired.contains(cluster) && (!self.refs.has_block(cluster) || self.refs.get(cluster)? == 0))
     }

@@ -152,7 +152,7 @@ pub fn bit_names(ext: &Extensions, kind: u8, bits: u64) -> Vec<String> {
 pub fn warnings(header: &Header, ext: &Extensions, untrusted_bitmaps: bool) -> Vec<String> {
     let mut out = Vec::new();
     if header.incompatible & DIRTY != 0 {
-        out.push("it was not closed properly: refcounts may be stale; they are rebuilt before the next write".into());
+        out.push("it was not closed properly: refcounts may be stale; check -r all brings them up to date, and nothing is written to it before".into());
     }
     if header.incompatible & CORRUPT != 0 {
         out.push("it is marked as damaged: read what you can, then check and repair it".into());

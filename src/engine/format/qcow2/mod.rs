@@ -20,6 +20,7 @@ pub mod diff;
 pub mod edit;
 pub mod encryption;
 pub mod extensions;
+pub mod head;
 pub mod header;
 pub mod holes;
 pub mod image;
@@ -27,6 +28,7 @@ pub mod lineage;
 pub mod live;
 pub mod ranges;
 pub mod refcounts;
+pub mod repair;
 pub mod resize;
 pub mod resize_bitmaps;
 pub mod snapshots;
@@ -63,6 +65,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
         sparse: true,
         resize: true,
         check: true,
+        repair: true,
         ..Caps::NONE
     },
     guide: Guide {

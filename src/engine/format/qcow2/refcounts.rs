@@ -35,6 +35,35 @@ pub fn count_at(block: &[u8], order: u32, index: u64) -> Option<u64> {
     }
 }
 
+/// The bytes of a block that hold the count at `index`: the first, and how many.
+fn field(order: u32, index: u64) -> (usize, usize) {
+    match order {
+        0..=2 => ((index / (8 >> order)) as usize, 1),
+        _ => ((index << (order - 3)) as usize, 1 << (order - 3)),
+    }
+}
+
+/// Sets the refcount at `index` of a block with counts of `1 << order` bits. False when it is outside the block.
+#[must_use]
+pub fn put_count(block: &mut [u8], order: u32, index: u64, count: u64) -> bool {
+    let (at, len) = field(order, index);
+    let Some(bytes) = block.get_mut(at..at.saturating_add(len)) else { return false };
+    put_field(bytes, order, index, count);
+    true
+}
+
+/// Sets the count at `index` in the bytes of its [`field`].
+fn put_field(bytes: &mut [u8], order: u32, index: u64, count: u64) {
+    if let (0..=2, Some(byte)) = (order, bytes.first_mut()) {
+        let shift = (index % (8 >> order)) << order;
+        let mask = (max_count(order) as u8) << shift;
+        *byte = *byte & !mask | (count as u8) << shift & mask;
+    } else {
+        let all = count.to_be_bytes();
+        bytes.copy_from_slice(all.get(8usize.saturating_sub(bytes.len())..).unwrap_or_default());
+    }
+}
+
 /// The largest count of `1 << order` bits.
 pub fn max_count(order: u32) -> u64 {
     if order >= 6 { u64::MAX } else { (1 << (1u64 << order)) - 1 }
@@ -181,20 +210,12 @@ impl Refcounts {
         let index = cluster % per;
         let Some(block) = self.block(cluster / per)? else {
             return Err(Error::corrupt(format!("cluster {cluster} has no refcount"))
-                .hint("look with cowshed check; qemu-img check -r all repairs, cowshed does not yet"));
+                .hint("look with cowshed check, repair with check -r all"));
         };
-        if order < 3 {
-            let per_byte = 8u64 >> order;
-            let at = (index / per_byte) as usize;
-            let shift = (index % per_byte) << order;
-            let mask = (max_count(order) as u8) << shift;
-            let old = block.bytes().get(at).copied().unwrap_or(0);
-            block.put(at, &[old & !mask | (count as u8) << shift]);
-        } else {
-            let size = 1usize << (order - 3);
-            let bytes = count.to_be_bytes();
-            block.put(index as usize * size, bytes.get(8 - size..).unwrap_or_default());
-        }
+        let (at, len) = field(order, index);
+        let mut bytes = block.bytes().get(at..at + len).unwrap_or_default().to_vec();
+        put_field(&mut bytes, order, index, count);
+        block.put(at, &bytes);
         Ok(())
     }
 
@@ -204,7 +225,7 @@ impl Refcounts {
     pub fn change(&mut self, cluster: u64, by: i64) -> Result<u64> {
         let now = self.get(cluster)?.checked_add_signed(by).ok_or_else(|| {
             Error::corrupt(format!("cluster {cluster} is used more often than its refcount says"))
-                .hint("look with cowshed check; qemu-img check -r all repairs, cowshed does not yet")
+                .hint("look with cowshed check, repair with check -r all")
         })?;
         self.set(cluster, now)?;
         Ok(now)

@@ -109,6 +109,17 @@ impl Entry {
 /// Errors: the table is cut short or larger than [`MAX_SNAPSHOT_TABLE`]; an entry's L1 table is too large, not on a cluster, or
 /// outside the file.
 pub fn read(dev: &dyn ReadAt, header: &Header) -> Result<Vec<Entry>> {
+    let list = read_table(dev, header)?;
+    for s in &list {
+        check(s, dev, header).map_err(|e| e.op("read the snapshot table").at(header.snapshots_offset))?;
+    }
+    Ok(list)
+}
+
+/// The same without a look at where the entries point.
+///
+/// Errors: the table is cut short or larger than [`MAX_SNAPSHOT_TABLE`].
+pub fn read_table(dev: &dyn ReadAt, header: &Header) -> Result<Vec<Entry>> {
     if header.snapshots == 0 {
         return Ok(Vec::new());
     }
@@ -118,10 +129,7 @@ pub fn read(dev: &dyn ReadAt, header: &Header) -> Result<Vec<Entry>> {
     loop {
         let bytes = read_up_to(dev, header.snapshots_offset, want.min(MAX_SNAPSHOT_TABLE) as usize).map_err(place)?;
         match parse(&bytes, header.snapshots)? {
-            Some(list) => {
-                check(&list, dev, header).map_err(place)?;
-                return Ok(list);
-            }
+            Some(list) => return Ok(list),
             None if (bytes.len() as u64) < want.min(MAX_SNAPSHOT_TABLE) => {
                 return Err(place(Error::new(ErrorKind::Truncated, "the file ends within the snapshot table")));
             }
@@ -150,19 +158,18 @@ fn parse(bytes: &[u8], count: u32) -> Result<Option<Vec<Entry>>> {
     Ok(Some(out))
 }
 
-fn check(list: &[Entry], dev: &dyn ReadAt, header: &Header) -> Result<()> {
-    for s in list {
-        let bytes = u64::from(s.l1_entries) * 8;
-        let name = String::from_utf8_lossy(&s.name);
-        if bytes > MAX_L1_BYTES || s.l1_offset & (header.cluster_size() - 1) != 0 {
-            return Err(Error::corrupt(format!(
-                "snapshot '{name}' has an L1 table of {} entries at {:#x}",
-                s.l1_entries, s.l1_offset
-            )));
-        }
-        if s.l1_offset.saturating_add(bytes) > dev.len() {
-            return Err(past_end(dev, s.l1_offset, bytes).op(format!("look for the L1 table of snapshot '{name}'")));
-        }
+/// Refuses a snapshot whose L1 table cannot be where its entry says.
+pub fn check(s: &Entry, dev: &dyn ReadAt, header: &Header) -> Result<()> {
+    let bytes = u64::from(s.l1_entries) * 8;
+    let name = String::from_utf8_lossy(&s.name);
+    if bytes > MAX_L1_BYTES || s.l1_offset & (header.cluster_size() - 1) != 0 {
+        return Err(Error::corrupt(format!(
+            "snapshot '{name}' has an L1 table of {} entries at {:#x}",
+            s.l1_entries, s.l1_offset
+        )));
+    }
+    if s.l1_offset.saturating_add(bytes) > dev.len() {
+        return Err(past_end(dev, s.l1_offset, bytes).op(format!("look for the L1 table of snapshot '{name}'")));
     }
     Ok(())
 }

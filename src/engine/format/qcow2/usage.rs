@@ -55,7 +55,7 @@ impl Owners {
         let dev = source.dev.clone();
         let (header, _) = read_head(&dev)?;
         let geometry = Geometry::of(&header);
-        let stored = Stored::open(dev.clone(), &header)?;
+        let stored = Stored::open(dev.clone(), &header);
         let list = snapshots::read(dev.as_ref(), &header)?;
         let mut o = Owners { dev, geometry, stored, list, tables: BTreeMap::new(), header };
         let mut places = vec![(0, o.header.l1_offset, o.header.l1_entries)];

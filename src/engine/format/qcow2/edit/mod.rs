@@ -179,12 +179,12 @@ fn refuse(header: &Header) -> Result<()> {
         );
     }
     if header.incompatible & CORRUPT != 0 {
-        return no("it is marked as damaged", "look with cowshed check; qemu-img check -r all repairs, cowshed does not yet");
+        return no("it is marked as damaged", "look with cowshed check, repair with check -r all");
     }
     if header.incompatible & DIRTY != 0 {
         return no(
             "it was not closed properly, and its refcounts may be stale",
-            "qemu-img check -r all rebuilds them; cowshed does not repair yet",
+            "cowshed check -r all brings them up to date",
         );
     }
     Ok(())

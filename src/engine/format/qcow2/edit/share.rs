@@ -98,7 +98,7 @@ impl Editor {
         if self.alloc.refs.get(cluster)? == 0 {
             return Err(Error::corrupt("a cluster is used and not counted")
                 .at(cluster << self.header.cluster_bits)
-                .hint("look with cowshed check; qemu-img check -r all repairs, cowshed does not yet"));
+                .hint("look with cowshed check, repair with check -r all"));
         }
         self.alloc.refs.change(cluster, by).map(drop)
     }

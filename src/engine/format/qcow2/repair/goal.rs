@@ -1,0 +1,82 @@
+//! What a repair may do, given what the check found.
+
+use crate::engine::error::{Error, Result};
+use crate::engine::format::check::{CheckReport, Mend, Repair, Rule, Severity};
+
+use super::super::check::rules;
+use super::super::header::{CORRUPT, DIRTY};
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Goal {
+    /// Entries of tables are mended.
+    pub entries: bool,
+    /// COPIED flags are set to what the counts say.
+    pub flags: bool,
+    /// Counts that are too low are raised.
+    pub raise: bool,
+    /// Counts that are too high are lowered.
+    pub lower: bool,
+    /// The counts are not what they ought to be.
+    pub counts: bool,
+    /// What nobody refers to keeps its content.
+    pub keep_content: bool,
+    /// Incompatible feature bits that are taken away.
+    pub clear: u64,
+    /// The bitmaps are given up.
+    pub drop_bitmaps: bool,
+    /// Another width of the refcounts, as a power of two.
+    pub order: Option<u32>,
+}
+
+impl Goal {
+    /// What `repair` does about `report`; what is left, when that is nothing.
+    pub(super) fn of(report: &CheckReport, repair: Repair) -> std::result::Result<Goal, Vec<String>> {
+        let has = |rule: &'static Rule| report.findings.iter().any(|f| f.rule.id == rule.id);
+        let counts = has(&rules::LOW) || has(&rules::LEAK) || has(&rules::TABLE);
+        // Where something could not be followed, what it uses looks like lost space.
+        let blind = [&rules::UNREADABLE, &rules::SNAPSHOT, &rules::CUT].into_iter().any(has);
+        let doubtful = report
+            .findings
+            .iter()
+            .any(|f| matches!(f.rule.mend, Mend::Lossy | Mend::No) && f.rule.severity > Severity::Leak);
+        let mut left = report.split(repair).1.iter().map(|f| f.rule.title.to_string()).collect::<Vec<_>>();
+        if report.split(repair).0.is_empty() {
+            return Err(left);
+        }
+        if repair == Repair::Leaks {
+            if doubtful || has(&rules::TABLE) {
+                left.push("space is not given back while damaged tables may still refer to it: -r all mends them".into());
+                return Err(left);
+            }
+            let flags = report.count(Severity::Corruption) == 0;
+            return Ok(Goal { flags, lower: true, counts, ..Goal::default() });
+        }
+        if blind && has(&rules::TABLE) {
+            left.push("the refcounts are damaged, and not all that uses space can be followed: they cannot be made anew".into());
+            return Err(left);
+        }
+        let all = left.is_empty();
+        Ok(Goal {
+            entries: true,
+            flags: true,
+            raise: true,
+            lower: !blind,
+            counts,
+            keep_content: doubtful,
+            clear: if blind { 0 } else { DIRTY } | if all { CORRUPT } else { 0 },
+            drop_bitmaps: has(&rules::BITMAP),
+            order: None,
+        })
+    }
+
+    /// Refcounts of another width, for an image where nothing is wrong.
+    ///
+    /// Errors: something is wrong.
+    pub(super) fn width(report: &CheckReport, order: u32) -> Result<Goal> {
+        if report.count(Severity::Corruption) + report.count(Severity::Unchecked) > 0 {
+            return Err(Error::corrupt("the image is damaged").hint("look with cowshed check, and repair it with check -r all"));
+        }
+        Ok(Goal { raise: true, lower: true, counts: true, order: Some(order), ..Goal::default() })
+    }
+}
