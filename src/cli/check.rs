@@ -88,7 +88,7 @@ impl Args {
             format: self.source.options(&self.image)?.format,
             action,
             undo_file: self.undo_file.clone(),
-            follow: self.source.access.follow,
+            follow: self.source.access.named.follow,
         })
     }
 

@@ -28,6 +28,7 @@ mod qcow;
 mod qcow2;
 mod qcow2_write;
 mod ready;
+mod repair;
 mod resize;
 mod snapshot_images;
 mod snapshots;

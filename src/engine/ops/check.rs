@@ -113,6 +113,24 @@ impl RepairSpec {
         }
     }
 
+    /// The arguments of the `cowshed` command that does the same.
+    pub fn command(&self) -> Vec<String> {
+        let mut out: Vec<String> = vec!["check".into()];
+        if let Some(format) = self.format {
+            out.extend(["-f".into(), format.name().into()]);
+        }
+        match self.action {
+            RepairAction::Mend(Repair::Leaks) => out.extend(["-r".into(), "leaks".into()]),
+            RepairAction::Mend(Repair::All) => out.extend(["-r".into(), "all".into()]),
+            RepairAction::Undo => out.push("--undo".into()),
+        }
+        if let Some(path) = &self.undo_file {
+            out.extend(["--undo-file".into(), path.display().to_string()]);
+        }
+        out.push(self.image.display().to_string());
+        out
+    }
+
     fn gate(&self) -> Gate {
         Gate::around(&self.image).follow(self.follow)
     }

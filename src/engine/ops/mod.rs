@@ -85,6 +85,7 @@ impl JobSpec {
             JobSpec::Create(spec) => spec.command(),
             JobSpec::Dd(spec) => spec.command(),
             JobSpec::Resize(spec) => spec.command(),
+            JobSpec::Repair(spec) => spec.command(),
             JobSpec::Snapshot(spec) => spec.command(),
         }
     }

@@ -6,6 +6,7 @@
 //!  the bytes of every range, in the order of the JSON
 //!  32 bytes SHA-256 of all before
 //!  u32 length, JSON: the seal, written when the repair is done: length and time of the image, a hash of its structures
+//!  32 bytes SHA-256 of the seal
 //!  u32 length, JSON "undoing": written before the image is put back, so that a cut off undo can be done again
 //! ```
 //!
@@ -157,6 +158,7 @@ impl UndoFile {
         let write = |file: &mut std::fs::File| {
             file.write_all(&(json.len() as u32).to_be_bytes())?;
             file.write_all(&json)?;
+            file.write_all(&Sha256::digest(&json))?;
             file.sync_all()
         };
         write(&mut self.file).op("seal the undo file").path(&self.path)
@@ -261,6 +263,9 @@ fn read(file: &mut std::fs::File, dev: &dyn ReadAt) -> Result<(Head, Seal, bool)
         return Err(damaged("has no seal: the repair was cut off, so the image is as it was, or as the repair wanted it")
             .hint("look with cowshed check"));
     };
+    if file.read_exact(&mut want).is_err() || want[..] != Sha256::digest(&seal)[..] {
+        return Err(damaged("is damaged: the sum of its seal is wrong"));
+    }
     let seal: Seal = serde_json::from_slice(&seal).map_err(|e| damaged(&format!("cannot be understood: {e}")))?;
     if seal.state.iter().any(|(at, len)| at.checked_add(*len).is_none_or(|end| end > dev.len().min(seal.length))) {
         return Err(damaged("belongs to another image, or the image has changed since the repair"));
@@ -350,7 +355,7 @@ mod tests {
         dev.write_at(160, &[0]).unwrap();
         assert_eq!(dev.to_vec(), repaired);
         let whole = std::fs::read(&path).unwrap();
-        for at in (0..whole.len() - 60).step_by(7) {
+        for at in (0..whole.len()).step_by(7) {
             let mut bad = whole.clone();
             bad[at] ^= 1;
             std::fs::write(&path, bad).unwrap();

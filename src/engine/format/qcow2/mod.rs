@@ -66,7 +66,6 @@ pub static ENTRY: FormatEntry = FormatEntry {
         resize: true,
         check: true,
         repair: true,
-        ..Caps::NONE
     },
     guide: Guide {
         what: "A disk kept in clusters: only what the guest wrote takes space. It can stand on a backing file and store only \

@@ -129,10 +129,7 @@ fn refuse(header: &Header, opened: &Opened) -> Result<()> {
         return no("it is marked as damaged", "look with cowshed check, repair with check -r all");
     }
     if header.incompatible & DIRTY != 0 {
-        return no(
-            "it was not closed properly, and its refcounts may be stale",
-            "cowshed check -r all brings them up to date",
-        );
+        return no("it was not closed properly, and its refcounts may be stale", "cowshed check -r all brings them up to date");
     }
     Ok(())
 }

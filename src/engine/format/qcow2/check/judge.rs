@@ -68,12 +68,7 @@ impl Judge {
     }
 
     /// Judges an L2 entry and its bitmap; `wrong` is told every rule it breaks.
-    pub(in crate::engine::format::qcow2) fn l2(
-        &self,
-        entry: u64,
-        bitmap: u64,
-        wrong: &mut dyn FnMut(&'static Rule),
-    ) -> Judged {
+    pub(in crate::engine::format::qcow2) fn l2(&self, entry: u64, bitmap: u64, wrong: &mut dyn FnMut(&'static Rule)) -> Judged {
         let g = &self.geometry;
         if entry & COMPRESSED != 0 {
             return self.compressed(entry, bitmap, wrong);

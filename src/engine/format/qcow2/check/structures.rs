@@ -48,8 +48,8 @@ impl Checker {
                     wrong.push(n);
                 }
                 Some(at) => {
-                    let crossed = self.counts.add(self.cluster(at), 1, true).is_none_or(|b| b.uses > 0);
-                    if crossed {
+                    let cluster = self.cluster(at);
+                    if self.counts.get(cluster).uses > 0 || self.counts.add(cluster, 1, true).is_none() {
                         report.note(&rules::TABLE, spot(place, format!("block {n} at {entry:#x} lies where something else is")));
                         wrong.push(n);
                     }

@@ -1,6 +1,5 @@
 //! What a repair may do, given what the check found.
 
-use crate::engine::error::{Error, Result};
 use crate::engine::format::check::{CheckReport, Mend, Repair, Rule, Severity};
 
 use super::super::check::rules;
@@ -36,10 +35,8 @@ impl Goal {
         let counts = has(&rules::LOW) || has(&rules::LEAK) || has(&rules::TABLE);
         // Where something could not be followed, what it uses looks like lost space.
         let blind = [&rules::UNREADABLE, &rules::SNAPSHOT, &rules::CUT].into_iter().any(has);
-        let doubtful = report
-            .findings
-            .iter()
-            .any(|f| matches!(f.rule.mend, Mend::Lossy | Mend::No) && f.rule.severity > Severity::Leak);
+        let doubtful =
+            report.findings.iter().any(|f| matches!(f.rule.mend, Mend::Lossy | Mend::No) && f.rule.severity > Severity::Leak);
         let mut left = report.split(repair).1.iter().map(|f| f.rule.title.to_string()).collect::<Vec<_>>();
         if report.split(repair).0.is_empty() {
             return Err(left);
@@ -68,15 +65,5 @@ impl Goal {
             drop_bitmaps: has(&rules::BITMAP),
             order: None,
         })
-    }
-
-    /// Refcounts of another width, for an image where nothing is wrong.
-    ///
-    /// Errors: something is wrong.
-    pub(super) fn width(report: &CheckReport, order: u32) -> Result<Goal> {
-        if report.count(Severity::Corruption) + report.count(Severity::Unchecked) > 0 {
-            return Err(Error::corrupt("the image is damaged").hint("look with cowshed check, and repair it with check -r all"));
-        }
-        Ok(Goal { raise: true, lower: true, counts: true, order: Some(order), ..Goal::default() })
     }
 }

@@ -18,9 +18,9 @@ mod room;
 
 use crate::engine::error::Result;
 use crate::engine::format::check::{Repaired, Repairing};
-use crate::engine::io::{Device, WriteDevice};
+use crate::engine::io::Device;
 
-use super::check::{Checker, Tick};
+use super::check::Checker;
 use super::header::BITMAPS;
 use goal::Goal;
 use remake::Remake;
@@ -45,21 +45,4 @@ pub fn repair(r: &Repairing<'_>) -> Result<Repaired> {
     (r.keep)(&remake.evidence())?;
     let state = remake.write(r.tick)?;
     Ok(remake.result(&report, r.repair, state))
-}
-
-/// Gives the refcounts of a sound image the width `1 << order`; the header that leads to them is written by `switch`.
-///
-/// Errors: as [`repair`]; the image is not sound (`Corrupt`).
-pub(super) fn set_width(
-    dev: &WriteDevice,
-    order: u32,
-    tick: Tick<'_>,
-    switch: &mut dyn FnMut(&mut super::header::Header) -> Result<()>,
-) -> Result<()> {
-    let reader: Device = dev.clone();
-    let (checker, report) = Checker::run(&reader, true, tick)?;
-    let goal = Goal::width(&report, order)?;
-    let mut remake = Remake::new(dev.clone(), checker, goal);
-    remake.survey(tick)?;
-    remake.write_with(tick, switch).map(drop)
 }

@@ -185,7 +185,13 @@ impl Remake {
         for &old in l1 {
             let table = self.judged_l1(old);
             let new = match table {
-                Table::None => if self.room.goal.entries { 0 } else { old },
+                Table::None => {
+                    if self.room.goal.entries {
+                        0
+                    } else {
+                        old
+                    }
+                }
                 Table::At(at) if self.changed.contains(&at) => {
                     any = true;
                     old & COPIED | at
@@ -391,18 +397,16 @@ impl Remake {
         }
         let bits = self.room.bits();
         let mut free = Ranges::default();
-        for (offset, len) in old.groups.into_iter().next().unwrap_or_default() {
-            for n in offset >> bits..=(offset + len - 1) >> bits {
-                if self.room.used(n) == 0 {
-                    free.insert(n..n + 1);
-                }
+        let old = old.groups.into_iter().next().unwrap_or_default();
+        let old = old.into_iter().map(|(offset, len)| offset >> bits..(offset + len).div_ceil(1 << bits));
+        let keep = self.room.goal.keep_content;
+        // Some of what was free was taken again.
+        for n in old.chain(built.freed.iter().filter(|_| !keep)).flatten() {
+            if self.room.used(n) == 0 {
+                free.insert(n..n + 1);
             }
         }
-        let mut end = dev.len();
-        if !self.room.goal.keep_content {
-            built.freed.iter().for_each(|r| free.insert(r));
-            end = end.min(built.end << bits);
-        }
+        let end = if keep { dev.len() } else { dev.len().min(built.end << bits) };
         for range in free.iter() {
             let (start, stop) = (range.start << bits, (range.end << bits).min(end));
             if start < stop {

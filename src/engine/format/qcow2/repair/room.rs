@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::engine::error::{Error, ErrorKind, Result};
-use crate::engine::io::{WriteAt, WriteDevice};
+use crate::engine::io::WriteDevice;
 use crate::engine::limits::MAX_REFTABLE_BYTES;
 
 use super::super::check::Checker;
@@ -82,9 +82,8 @@ impl Room {
     }
 
     fn is_free(&mut self, cluster: u64) -> bool {
-        let unused = self.checker.counts.get(cluster).uses == 0
-            && !self.adjust.contains_key(&cluster)
-            && !self.claimed.contains(cluster);
+        let unused =
+            self.checker.counts.get(cluster).uses == 0 && !self.adjust.contains_key(&cluster) && !self.claimed.contains(cluster);
         let lost = self.goal.lower && !self.goal.keep_content;
         unused && (lost || self.checker.stored.get(cluster, &mut self.last) == 0)
     }
