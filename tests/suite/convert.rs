@@ -429,25 +429,6 @@ fn what_can_be_read_of_a_damaged_source_is_salvaged() {
 }
 
 #[test]
-fn bitmaps_are_never_left_out_in_silence() {
-    let dir = dir();
-    let raw = sample(dir.path());
-    let (image, out) = (dir.path().join("a.qcow2"), dir.path().join("out"));
-    qemu_img(&format!("convert -f raw -O qcow2 {} {}", s(&raw), s(&image)));
-    // None there: nothing is left out.
-    ok(&["convert", "--bitmaps", "-O", "qcow2", s(&image), s(&out)]);
-    qemu_img(&format!("bitmap --add {} today", s(&image)));
-    std::fs::remove_file(&out).unwrap();
-    for format in ["qcow2", "raw"] {
-        let said = fails(&["convert", "--bitmaps", "-O", format, s(&image), s(&out)]);
-        assert!(said.contains("bitmap") && said.contains("hint:"), "{said}");
-        assert!(!out.exists());
-    }
-    let plan = ok(&["convert", "--dry-run", "-O", "qcow2", s(&image), s(&out)]);
-    assert!(plan.contains("1 bitmap(s), which are not copied"), "{plan}");
-}
-
-#[test]
 fn a_target_in_use_is_not_replaced() {
     let dir = dir();
     let raw = sample(dir.path());

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::semicolon_if_nothing_returned, unreachable_pub)]
 
 mod amazon;
+mod bitmaps;
 mod chain;
 mod check;
 mod cli;

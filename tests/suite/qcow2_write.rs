@@ -770,3 +770,23 @@ fn a_full_disk_can_be_gone_on_from() {
 fn libc_enospc() -> i32 {
     28
 }
+
+#[test]
+fn lazy_refcounts_are_no_hindrance_and_never_needed() {
+    let dir = crate::common::dir();
+    let path = dir.path().join("lazy.qcow2");
+    crate::common::qemu_img(&format!("create -q -f qcow2 -o lazy_refcounts=on {} 8M", s(&path)));
+    qemu_io("qcow2", &path, &["write -P 1 0 1M"]);
+    let writer = crate::common::open_writer(&path);
+    writer.write(512 << 10, &noise(5, 2 << 20)).unwrap();
+    writer.flush().unwrap();
+    // In the middle of the work: the counts are right, so the dirty bit is not set and needs no repair.
+    assert!(crate::common::qemu_img(&format!("check -U {}", s(&path))).contains("No errors"));
+    writer.finish().unwrap();
+    drop(writer);
+    let mut want = vec![1; 512 << 10];
+    want.extend(noise(5, 2 << 20));
+    assert!(crate::common::qemu_content("qcow2", &path)[..want.len()] == want);
+    let info = crate::common::qemu_img(&format!("info {}", s(&path)));
+    assert!(info.contains("lazy refcounts: true"), "{info}");
+}

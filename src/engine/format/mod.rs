@@ -265,6 +265,14 @@ pub trait Image: Send + Sync {
         Err(Error::usage(format!("there is no snapshot '{which}': {} images have no internal snapshots", self.format())))
     }
 
+    /// The bits of the dirty bitmap called `name`, as bytes: bit `n` is bit `n % 8` of byte `n / 8`, and stands for its granularity
+    /// of guest bytes.
+    ///
+    /// Errors: there is none of that name, or the format has no bitmaps.
+    fn bitmap(&self, name: &str) -> Result<Device> {
+        Err(Error::usage(format!("there is no bitmap '{name}': {} images have no bitmaps", self.format())))
+    }
+
     /// True when much of what `map` calls data was never written, so that the host file has holes there (metadata
     /// preallocated, a static image): a map that tells zeros asks the host for its holes too, as QEMU does then.
     fn holes_under_data(&self) -> bool {

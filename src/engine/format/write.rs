@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{Format, Image, Source};
 use crate::engine::error::{Error, Result};
 use crate::engine::io::{Device, WriteDevice};
-use crate::engine::model::Identity;
+use crate::engine::model::{Bitmap, Identity};
 
 /// What is reserved of a disk, or of the part it grew by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
@@ -236,6 +236,15 @@ pub trait DiskWriter: Send + Sync {
     /// Writes what stands at the end (footers, markers, counts) and flushes. Nothing may be written after it.
     fn finish(&self) -> Result<()> {
         self.flush()
+    }
+
+    /// Keeps these dirty bitmaps in the image, bits as [`Image::bitmap`] hands them out, for a disk of the same size. Asked once,
+    /// after all content is written: what is written later makes them worthless.
+    ///
+    /// Errors: `Unsupported` where the format has no bitmaps.
+    fn add_bitmaps(&self, bitmaps: &[(Bitmap, Device)]) -> Result<()> {
+        let _ = bitmaps;
+        Err(Error::unsupported("this format has no dirty bitmaps"))
     }
 
     /// Changes the virtual size in place. Formats that cannot say `Unsupported`.

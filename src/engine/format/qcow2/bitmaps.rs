@@ -2,10 +2,12 @@
 
 use crate::engine::error::{Error, Result};
 use crate::engine::io::bytes::{be16, be32, be64};
-use crate::engine::io::{ReadAt, read_vec};
+use crate::engine::io::{Device, ReadAt, past_end, read_vec};
+use crate::engine::limits::MAX_TABLE_BYTES;
 use crate::engine::model::Bitmap;
 
 use super::extensions::BitmapsExtension;
+use super::tables::OFFSET;
 
 /// Flag: not saved properly.
 pub const IN_USE: u32 = 1;
@@ -73,6 +75,59 @@ impl Entry {
             in_use: self.flags & IN_USE != 0,
             auto: self.flags & AUTO != 0,
         }
+    }
+}
+
+/// The bits of a bitmap as a device: bit `n` is bit `n % 8` of byte `n / 8`.
+pub struct Bits {
+    dev: Device,
+    /// A cluster's place, 0 for none of its bits set, [`ALL_SET`] for all of them.
+    table: Vec<u64>,
+    cluster: u64,
+    len: u64,
+}
+
+/// A bitmap table entry without a cluster: all bits are set.
+pub const ALL_SET: u64 = 1;
+
+impl Bits {
+    /// Those of `entry`, which covers a disk of `size` bytes, in clusters of `cluster` bytes.
+    ///
+    /// Errors: the table lies outside the file, or is too short for the disk.
+    pub fn open(dev: Device, entry: &Entry, size: u64, cluster: u64) -> Result<Bits> {
+        let len = size.div_ceil(1 << entry.granularity_bits).div_ceil(8);
+        let place = |e: Error| e.op("read a bitmap table").at(entry.table_offset);
+        let bytes =
+            read_vec(dev.as_ref(), entry.table_offset, u64::from(entry.table_entries) * 8, MAX_TABLE_BYTES).map_err(place)?;
+        let table: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|e| u64::from_be_bytes(*e) & (OFFSET | ALL_SET)).collect();
+        if (table.len() as u64) < len.div_ceil(cluster) {
+            return Err(place(Error::corrupt("the table is too short for the disk")));
+        }
+        Ok(Bits { dev, table, cluster, len })
+    }
+}
+
+impl ReadAt for Bits {
+    fn len(&self) -> u64 {
+        self.len
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.len) {
+            return Err(past_end(self.dev.as_ref(), offset, buf.len() as u64));
+        }
+        let mut at = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let within = at % self.cluster;
+            let (part, tail) = rest.split_at_mut(rest.len().min((self.cluster - within) as usize));
+            match self.table.get((at / self.cluster) as usize).copied().unwrap_or(0) {
+                entry if entry & OFFSET != 0 => self.dev.read_at((entry & OFFSET) + within, part)?,
+                entry => part.fill(if entry & ALL_SET != 0 { 0xff } else { 0 }),
+            }
+            at += part.len() as u64;
+            rest = tail;
+        }
+        Ok(())
     }
 }
 

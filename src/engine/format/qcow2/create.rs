@@ -93,6 +93,7 @@ pub fn create(spec: &CreateSpec, files: &dyn NewFiles) -> Result<Arc<dyn DiskWri
             identity: ParentIdentity::Name,
         }),
         description,
+        is_new: true,
         size: AtomicU64::new(header.size),
         state: Mutex::new(State::new(header.clone(), alloc, vec![0; header.l1_entries as usize])),
     };

@@ -39,6 +39,8 @@ pub struct Opened {
     /// Asked for once: it may read all refcounts.
     sparse: OnceLock<bool>,
     snapshots: Vec<snapshots::Entry>,
+    /// The bitmaps that can be relied on.
+    bitmaps: Vec<bitmaps::Entry>,
     /// The reference to what the image stands on.
     pub backing: Option<BackingRef>,
     /// What the image says about itself.
@@ -98,6 +100,7 @@ impl Opened {
             refcounts: Refcounts::of(&header),
             sparse: OnceLock::new(),
             snapshots,
+            bitmaps,
             backing: ext.backing_name().map(|name| BackingRef {
                 names: vec![name],
                 format: ext.backing_format(),
@@ -331,6 +334,13 @@ impl Image for Qcow2 {
 
     fn describe(&self) -> Arc<Description> {
         self.opened.description.clone()
+    }
+
+    fn bitmap(&self, name: &str) -> Result<Device> {
+        let found = self.opened.bitmaps.iter().find(|b| b.describe().name == name);
+        let entry = found.ok_or_else(|| Error::usage(format!("there is no bitmap '{name}'")))?;
+        let bits = bitmaps::Bits::open(self.opened.dev.clone(), entry, self.size, self.opened.geometry.cluster())?;
+        Ok(Arc::new(bits))
     }
 
     fn snapshot(&self, which: &str) -> Result<Arc<dyn Image>> {

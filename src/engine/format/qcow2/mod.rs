@@ -8,6 +8,7 @@
 //!     └────▶ extensions ─▶ bitmap directory, LUKS header, data file, backing format, feature names
 //! ```
 
+pub mod add_bitmaps;
 pub mod allocation;
 pub mod bitmaps;
 pub mod block;

@@ -21,7 +21,7 @@ use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::Image;
 use crate::engine::format::write::{Below, DiskWriter, Preallocation, WriteSource};
 use crate::engine::io::{Device, WriteDevice};
-use crate::engine::model::{BackingRef, Description};
+use crate::engine::model::{BackingRef, Bitmap, Description};
 use crate::engine::units::MIB;
 
 use super::allocation::Allocator;
@@ -55,6 +55,8 @@ pub struct Shared {
     pub backing: Option<BackingRef>,
     /// What the image said when it was opened.
     pub description: Arc<Description>,
+    /// The image was made by this writer, so that nobody relies on it yet.
+    pub is_new: bool,
     /// Virtual size in bytes.
     pub size: AtomicU64,
     /// Everything that changes.
@@ -113,6 +115,7 @@ impl Writer {
             below,
             backing: opened.backing.clone(),
             description: opened.description.clone(),
+            is_new: false,
             size: AtomicU64::new(header.size),
             state: Mutex::new(State::new(header, alloc, l1)),
         };
@@ -348,6 +351,9 @@ impl DiskWriter for Writer {
     fn flush(&self) -> Result<()> {
         let mut s = self.shared.lock();
         self.shared.flush(&mut s)
+    }
+    fn add_bitmaps(&self, bitmaps: &[(Bitmap, Device)]) -> Result<()> {
+        self.shared.add_bitmaps(bitmaps)
     }
     fn resize(&self, size: u64) -> Result<()> {
         self.shared.resize(size)

@@ -56,7 +56,7 @@ impl Convert {
     fn open(&self) -> Result<(Sources, Option<(Baseline, NewBacking)>)> {
         let sources = Sources::open(&self.spec)?;
         sources.refuse(&self.spec.target)?;
-        sources.refuse_bitmaps(&self.spec)?;
+        sources.bitmaps(&self.spec)?;
         let baseline = Baseline::open(&self.spec, &sources)?;
         Ok((sources, baseline))
     }
@@ -98,7 +98,7 @@ impl Operation for Convert {
             read_bytes: data.likely,
             write_bytes: needed,
             undo: Undo::DeleteResult,
-            losses: sources.losses(),
+            losses: sources.losses(spec),
             warnings: sources.warnings().to_vec(),
             ..Plan::default()
         };
@@ -115,6 +115,9 @@ impl Operation for Convert {
             let what = if device { "block device, overwritten" } else { "existing image, overwritten in place" };
             plan.writes = vec![PlanFile { path: spec.target.clone(), what: what.into() }];
             plan.undo = Undo::Impossible("what the target holds now is overwritten".into());
+            if spec.in_place {
+                plan.losses.extend(target::losses(spec)?);
+            }
         } else {
             let free = super::stage::room(&on)?;
             let space = Space { on, needed, free };

@@ -11,7 +11,7 @@ use super::source::Sources;
 use super::spec::ConvertSpec;
 use super::target::Target;
 use super::verify;
-use crate::engine::error::{Error, ErrorKind, Result};
+use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::write::NewBacking;
 use crate::engine::io::file::FileId;
 use crate::engine::job::JobContext;
@@ -108,6 +108,10 @@ pub(super) fn run(
         });
     }
     job.progress.set_phase("making it durable");
+    let bitmaps = sources.bitmaps(spec)?;
+    if !bitmaps.is_empty() {
+        target.writer.add_bitmaps(&bitmaps).path(&spec.target)?;
+    }
     target.writer.finish()?;
     target.flush()?;
     mark(sources.size());

@@ -11,8 +11,8 @@ use crate::engine::io::direct::Direct;
 use crate::engine::io::file::FileId;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::locks::Guard;
-use crate::engine::io::{ReadAt, read_padded};
-use crate::engine::model::{Extent, Kind};
+use crate::engine::io::{Device, ReadAt, read_padded};
+use crate::engine::model::{Bitmap, Extent, Kind};
 use crate::engine::ops::edit;
 use crate::engine::ops::plan::{Estimate, PlanFile};
 
@@ -158,40 +158,55 @@ impl Sources {
         Ok(guards)
     }
 
-    /// Refuses `--bitmaps` where one would be left behind: what was asked for by name is not dropped in silence.
-    pub(super) fn refuse_bitmaps(&self, spec: &ConvertSpec) -> Result<()> {
+    /// The bitmaps to copy: those of the source that `spec` asks for.
+    ///
+    /// Errors: a side that holds none, several sources, an inconsistent one that is not to be left out.
+    pub(super) fn bitmaps(&self, spec: &ConvertSpec) -> Result<Vec<(Bitmap, Device)>> {
         if !spec.bitmaps {
-            return Ok(());
+            return Ok(Vec::new());
         }
+        let refuse = |why: String, hint: &str| Err(Error::unsupported(why).op("convert").hint(hint));
         if spec.format != Format::Qcow2 {
-            return Err(Error::unsupported(format!("{} images hold no bitmaps", spec.format))
-                .op("convert")
-                .hint("leave out --bitmaps, or choose qcow2"));
+            return refuse(format!("{} images hold no bitmaps", spec.format), "leave out --bitmaps, or choose qcow2");
         }
-        for node in self.parts.iter().filter_map(|p| p.chain.nodes.first()) {
-            let wanted = node.description.bitmaps.iter().filter(|b| !(b.in_use && spec.skip_broken_bitmaps)).count();
-            if wanted > 0 {
-                return Err(Error::unsupported(format!("it has {wanted} bitmap(s), which cannot be copied yet"))
-                    .op("convert")
-                    .path(&node.path)
-                    .hint(
-                        "without --bitmaps the content is converted; `qemu-img bitmap --add` and `--merge` copy bitmaps after it",
-                    ));
+        if spec.options.iter().any(|(n, v)| n == "compat" && matches!(v.as_str(), "0.10" | "v2")) {
+            return refuse("a version 2 image cannot keep bitmaps".into(), "leave out --bitmaps or compat");
+        }
+        let [part] = self.parts.as_slice() else {
+            return refuse("bitmaps can be copied from a single source only".into(), "leave out --bitmaps");
+        };
+        let (Some(node), Some(top)) = (part.chain.nodes.first(), part.chain.layers.first()) else { return Ok(Vec::new()) };
+        if top.format() != Format::Qcow2 {
+            return refuse(format!("the source is {}, which has no bitmaps", top.format()), "leave out --bitmaps");
+        }
+        let mut out = Vec::new();
+        for bitmap in &node.description.bitmaps {
+            match (bitmap.in_use, spec.skip_broken_bitmaps) {
+                (false, _) => out.push((bitmap.clone(), top.bitmap(&bitmap.name).path(&node.path)?)),
+                (true, true) => {}
+                (true, false) => {
+                    return Err(Error::corrupt(format!("bitmap '{}' is inconsistent and cannot be copied", bitmap.name))
+                        .op("convert")
+                        .path(&node.path)
+                        .hint("--skip-broken-bitmaps leaves it out, qemu-img bitmap --remove removes it"));
+                }
             }
         }
-        Ok(())
+        Ok(out)
     }
 
     /// What will not be in the target.
-    pub(super) fn losses(&self) -> Vec<String> {
+    pub(super) fn losses(&self, spec: &ConvertSpec) -> Vec<String> {
         let mut out = Vec::new();
         for node in self.parts.iter().filter_map(|p| p.chain.nodes.first()) {
-            let (snapshots, bitmaps) = (node.description.snapshots.len(), node.description.bitmaps.len());
+            let snapshots = node.description.snapshots.len();
             if snapshots > 0 {
                 out.push(format!("{} has {snapshots} internal snapshot(s), which are not copied", node.path.display()));
             }
-            if bitmaps > 0 {
-                out.push(format!("{} has {bitmaps} bitmap(s), which are not copied", node.path.display()));
+            let left: Vec<_> = node.description.bitmaps.iter().filter(|b| !spec.bitmaps || b.in_use).collect();
+            let broken = if spec.bitmaps { " inconsistent" } else { "" };
+            if !left.is_empty() {
+                out.push(format!("{} has {}{broken} bitmap(s), which are not copied", node.path.display(), left.len()));
             }
         }
         out

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::spec::ConvertSpec;
+use crate::engine::chain::{Chain, OpenOptions};
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Source;
 use crate::engine::format::write::{CreateSpec, DiskWriter, NewBacking, NewFiles, WriteSource};
@@ -23,6 +24,17 @@ pub(super) struct Target {
     /// Guest bytes that are there from an earlier run.
     pub(super) from: u64,
     place: Place,
+}
+
+/// What the existing target of `spec` no longer has afterwards, besides its content.
+pub(super) fn losses(spec: &ConvertSpec) -> Result<Option<String>> {
+    let gate = spec.roots.iter().fold(Gate::around(&spec.target), |g, r| g.allow(r)).follow(spec.follow);
+    let options = OpenOptions { format: Some(spec.format), gate: Some(gate), ..OpenOptions::default() };
+    let chain = Chain::open(&spec.target, &options)?;
+    edit::refuse_chain_in_use(&chain)?;
+    let bitmaps = chain.nodes.first().map_or(0, |n| n.description.bitmaps.len());
+    Ok((bitmaps > 0)
+        .then(|| format!("{} has {bitmaps} dirty bitmap(s), which are given up: take a full backup next", spec.target.display())))
 }
 
 enum Place {
@@ -69,6 +81,12 @@ impl Target {
     fn existing(spec: &ConvertSpec, size: u64) -> Result<Target> {
         let gate = spec.roots.iter().fold(Gate::around(&spec.target), |g, r| g.allow(r)).follow(spec.follow);
         let Editing { writer, dev, guards, .. } = edit::open(&spec.target, Some(spec.format), &gate)?;
+        if spec.bitmaps && !writer.reader().describe().bitmaps.is_empty() {
+            return Err(Error::usage("the target has bitmaps of its own, which no longer say the truth once it is written")
+                .op("convert")
+                .path(&spec.target)
+                .hint("remove them first (qemu-img bitmap --remove), or convert to a new image"));
+        }
         if writer.size() < size {
             return Err(Error::usage(format!("the target holds {} bytes and {size} are to be written", writer.size()))
                 .op("convert")

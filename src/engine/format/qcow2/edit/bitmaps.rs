@@ -8,14 +8,11 @@ use crate::engine::io::bytes::be64;
 use crate::engine::io::{Device, read_vec};
 use crate::engine::limits::MAX_TABLE_BYTES;
 
-use super::super::bitmaps::read;
+use super::super::bitmaps::{ALL_SET, read};
 use super::super::extensions::read_head;
 use super::super::header::BITMAPS;
 use super::super::tables::OFFSET;
 use super::Editor;
-
-/// A bitmap table entry without a cluster: all bits are set.
-const ALL_SET: u64 = 1;
 
 impl Editor {
     /// Makes every bitmap fit the disk and say that all of it changed.
