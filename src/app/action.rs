@@ -61,4 +61,11 @@ pub enum Action {
     OpenImage,
     Mark,
     ClearMarks,
+    TakeSnapshot,
+    Revert,
+    DeleteSnapshots,
+    RenameSnapshot,
+    Export,
+    Branch,
+    Diff,
 }

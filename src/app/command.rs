@@ -205,6 +205,73 @@ fn on_snapshot(m: &Model) -> Result<(), String> {
     }
 }
 
+/// Snapshots inside the image can be taken, deleted and so on.
+fn can_change_snapshots(m: &Model) -> Result<(), String> {
+    if m.read_only {
+        return no("read-only mode: nothing is written");
+    }
+    let Some(list) = m.snaps.list() else { return no("the snapshots are not read yet") };
+    if !list.format.entry().caps.snapshots {
+        return Err(format!("{} images have no snapshots inside; b makes an overlay, which does the same", list.format.name()));
+    }
+    if list.lock.in_use() {
+        let who = list.lock.holders().first().map_or("another program".to_string(), ToString::to_string);
+        return Err(format!("the image is in use by {}", printable(&who)));
+    }
+    Ok(())
+}
+
+fn can_revert(m: &Model) -> Result<(), String> {
+    on_snapshot(m)?;
+    can_change_snapshots(m)?;
+    let entry = m.snaps.path.as_ref().and_then(|p| m.library.data.at(p));
+    match entry.map_or(0, |e| e.children.len()) {
+        0 => Ok(()),
+        1 => no("an overlay reads through to the disk as it is now, and what it holds would change"),
+        n => Err(format!("{n} overlays read through to the disk as it is now, and what they hold would change")),
+    }
+}
+
+fn can_delete(m: &Model) -> Result<(), String> {
+    if m.snaps.marked.is_empty() {
+        on_snapshot(m)?;
+    }
+    can_change_snapshots(m)
+}
+
+fn can_rename(m: &Model) -> Result<(), String> {
+    on_snapshot(m)?;
+    can_change_snapshots(m)
+}
+
+fn can_export(m: &Model) -> Result<(), String> {
+    match m.snaps.at_cursor() {
+        Some(What::Snapshot(_)) | Some(What::Live) => {}
+        _ => on_snapshot(m)?,
+    }
+    if m.read_only { no("read-only mode: nothing is written") } else { Ok(()) }
+}
+
+fn can_branch(m: &Model) -> Result<(), String> {
+    if m.read_only {
+        return no("read-only mode: nothing is written");
+    }
+    match m.snaps.at_cursor() {
+        Some(What::Snapshot(_)) => match m.snaps.list().map(|l| &l.branch) {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(e)) => Err(printable(e.why())),
+            None => no("the snapshots are not read yet"),
+        },
+        Some(What::Lost(_)) => no("this file is not there"),
+        Some(_) => Ok(()),
+        None => no("the snapshots are not read yet"),
+    }
+}
+
+fn can_diff(m: &Model) -> Result<(), String> {
+    if m.snaps.pair().is_some() { Ok(()) } else { no("put the cursor on a snapshot, or mark two") }
+}
+
 fn has_marks(m: &Model) -> Result<(), String> {
     if m.snaps.marked.is_empty() { no("nothing is marked; Space marks") } else { Ok(()) }
 }
@@ -275,9 +342,16 @@ pub static COMMANDS: &[Command] = &[
     row(A::MapColour, S::Map, "map.colour", "colour", &["c"], "Colour by what is there, or by the layer it lies in.").footer(4),
     row(A::GoTo, S::Map, "map.go-to", "go to…", &["o"], "Put the cursor on an offset: 10G, 0x1f0000, 512M.").footer(6),
 
-    row(A::OpenImage, S::Snapshots, "snapshots.open", "open image", &["enter"], "Show the snapshots of the overlay or base under the cursor.").footer(8).when(on_other_image),
+    row(A::TakeSnapshot, S::Snapshots, "snapshots.new", "new…", &["n"], "Take a snapshot of the disk as it is: a name, its plan, then a job.").footer(2).when(can_change_snapshots),
+    row(A::Revert, S::Snapshots, "snapshots.revert", "revert…", &["r"], "Make the disk what it was at this snapshot; a safety snapshot is taken first unless you say otherwise.").footer(4).when(can_revert),
     row(A::Mark, S::Snapshots, "snapshots.mark", "mark", &["space"], "Mark the snapshot for deleting, or take the mark off: what all marked ones free together is counted.").footer(1).when(on_snapshot),
-    row(A::ClearMarks, S::Snapshots, "snapshots.clear-marks", "clear marks", &["u"], "Take all marks off.").footer(9).when(has_marks),
+    row(A::DeleteSnapshots, S::Snapshots, "snapshots.delete", "delete…", &["d", "delete"], "Delete the marked snapshots in one pass, or the one under the cursor when none is marked: shows first what it frees.").footer(3).when(can_delete),
+    row(A::ClearMarks, S::Snapshots, "snapshots.clear-marks", "clear marks", &["u"], "Take all marks off.").footer(10).when(has_marks),
+    row(A::Diff, S::Snapshots, "snapshots.diff", "diff", &["D"], "What changed between the two marked snapshots, between the marked one and the one under the cursor, or since the one under the cursor; again closes it.").footer(6).when(can_diff),
+    row(A::Export, S::Snapshots, "snapshots.export", "export…", &["e"], "Write the disk as it was at this snapshot into a new image of any format.").footer(7).when(can_export),
+    row(A::Branch, S::Snapshots, "snapshots.branch", "branch…", &["b"], "A new image to go on from here: off a snapshot, or an overlay on an image.").footer(5).when(can_branch),
+    row(A::RenameSnapshot, S::Snapshots, "snapshots.rename", "rename…", &["R"], "Rename the snapshot.").footer(9).when(can_rename),
+    row(A::OpenImage, S::Snapshots, "snapshots.open", "open image", &["enter"], "Show the snapshots of the overlay or base under the cursor.").footer(8).when(on_other_image),
     row(A::Reload, S::Snapshots, "snapshots.reload", "reload", &["f5"], "Read the snapshots again."),
 
     row(A::CancelJob, S::Jobs, "jobs.cancel", "cancel", &["x"], "Cancel the selected job; what it had written so far is removed.").footer(2).when(has_job),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::worker::image::{CursorRequest, GridRequest, PageRequest};
 use super::worker::jobs::PlanRequest;
 use super::worker::library::Watch;
-use super::worker::snapshots::{FreedRequest, SnapshotsRequest};
+use super::worker::snapshots::{DiffRequest, FreedRequest, SnapshotsRequest};
 use crate::engine::job::JobId;
 use crate::engine::ops::JobSpec;
 
@@ -38,6 +38,8 @@ pub enum Effect {
     LoadCursor(CursorRequest),
     /// Load the snapshots of an image.
     LoadSnapshots(SnapshotsRequest),
+    /// Find out what changed between two states.
+    LoadDiff(DiffRequest),
     /// Count what marked snapshots free together.
     CountFreed(FreedRequest),
     /// Make the plan of a job.

@@ -158,6 +158,7 @@ pub(crate) fn listing() -> (Listing, Usage, Lineage) {
         snapshots,
         lock: LockState::Free,
         broken: false,
+        branch: Err(Error::usage("a fixture has no file")),
     };
     let share = |exclusive: u64, referred: u64| Share { exclusive: exclusive * MIB, referred: referred * MIB };
     let usage =

@@ -7,7 +7,7 @@ use super::state::jobs::JobRow;
 use super::worker::image::{CursorLoaded, GridLoaded, PageLoaded, SharesLoaded};
 use super::worker::jobs::PlanMade;
 use super::worker::library::Snapshot;
-use super::worker::snapshots::{FreedLoaded, SnapshotsLoaded};
+use super::worker::snapshots::{DiffLoaded, FreedLoaded, SnapshotsLoaded};
 use crate::engine::io::locks::LockState;
 use crate::engine::job::JobEdge;
 use crate::engine::library::EntryId;
@@ -49,6 +49,8 @@ pub enum Message {
     Cursor(Box<CursorLoaded>),
     /// Something of the snapshots' screen was read.
     Snapshots(Box<SnapshotsLoaded>),
+    /// What changed between two states.
+    Diff(Box<DiffLoaded>),
     /// What the marked snapshots free together.
     Freed(Box<FreedLoaded>),
     /// A job went into another state.

@@ -193,6 +193,7 @@ fn carry_out(m: &mut Model, effects: Vec<Effect>, terminal: &mut dyn Terminal, w
             Effect::LoadGrid(request) => workers.images.grid.ask(request),
             Effect::LoadCursor(request) => workers.images.cursor.ask(request),
             Effect::LoadSnapshots(request) => workers.snapshots.list.ask(request),
+            Effect::LoadDiff(request) => workers.snapshots.diff.ask(request),
             Effect::CountFreed(request) => workers.snapshots.freed.ask(request),
             Effect::Plan(request) => workers.jobs.plan.ask(request),
             Effect::Submit(spec) => {

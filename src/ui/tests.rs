@@ -299,10 +299,31 @@ fn the_image_page_at_every_size() {
     }
 }
 
+/// What changed between two snapshots of a disk with two partitions.
+fn changed() -> crate::engine::ops::snapshot::diff::Diff {
+    use crate::engine::ops::snapshot::diff::{Diff, Region, Side};
+    let side = |id: &str| Side { id: Some(id.into()), name: None, size: 40 * GIB };
+    let region = |name: &str, kind: &str, start, len, changed| Region {
+        name: name.into(),
+        partition: None,
+        kind: kind.into(),
+        start,
+        len,
+        changed,
+    };
+    let ranges = vec![(GIB, MIB), (10 * GIB, 2 * GIB), (20 * GIB, 100 * MIB), (30 * GIB, 512), (39 * GIB, GIB)];
+    let regions = vec![
+        region("p1", "EFI system", MIB, 512 * MIB, 0),
+        region("p2", "Linux filesystem", 513 * MIB, 39 * GIB, 3 * GIB),
+        region("outside", "", 0, 40 * GIB, 0),
+    ];
+    Diff { from: side("1"), to: side("3"), quick: false, changed: 3 * GIB + 101 * MIB + 512, ranges, unit: 512, regions }
+}
+
 #[test]
 fn the_snapshots_at_every_size() {
     use crate::app::fixture::list_snapshots;
-    use crate::app::worker::snapshots::FreedLoaded;
+    use crate::app::worker::snapshots::{DiffLoaded, FreedLoaded};
     for (w, h) in SIZES {
         let mut m = start((w, h));
         keys(&mut m, "j j j l s");
@@ -312,6 +333,11 @@ fn the_snapshots_at_every_size() {
         update(&mut m, Message::Freed(Box::new(FreedLoaded { generation, freed: Ok(2453 * MIB) })));
         let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
         golden(&format!("snapshots-{w}x{h}"), &text(&buffer));
+        keys(&mut m, "D");
+        let generation = m.snaps.diff_generation;
+        update(&mut m, Message::Diff(Box::new(DiffLoaded { generation, diff: Ok(Arc::new(changed())) })));
+        let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+        golden(&format!("snapshots-diff-{w}x{h}"), &text(&buffer));
     }
     let mut m = start((100, 30));
     keys(&mut m, "j j j l s");
@@ -372,6 +398,7 @@ fn every_screen_survives_every_size() {
         "/ x",
         "j j j 3 o",
         "j j j l s",
+        "j j j l s g j j D",
     ];
     for typed in screens {
         for (w, h) in (1..24)

@@ -195,3 +195,64 @@ fn ascii_and_no_color_are_honoured() {
     assert!(coloured.is_empty(), "colours {coloured:?}");
     assert!(styled.contains("\x1b[1m"), "but bold is there");
 }
+
+/// Bytes that files take on the host.
+fn on_disk(path: &Path) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path).unwrap()) * 512
+}
+
+/// A size as the screen writes it: `190.1 MiB`.
+fn bytes(words: &str) -> f64 {
+    let (number, unit) = words.trim().split_once(' ').unwrap();
+    let unit = match unit {
+        "KiB" => 1024.0,
+        "MiB" => 1024.0 * 1024.0,
+        other => panic!("{other}"),
+    };
+    number.parse::<f64>().unwrap() * unit
+}
+
+#[test]
+fn finds_the_snapshot_that_eats_the_disk_deletes_it_and_gets_the_promised_space_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("web.qcow2");
+    let at = image.display().to_string();
+    qemu_img(&["create", "-q", "-f", "qcow2", &at, "1G"]);
+    for (write, name) in [
+        ("write -P 1 0 4M", "fresh-install"),
+        ("write -P 2 64M 40M", "big-upgrade"),
+        ("write -P 3 64M 40M", "after-upgrade"),
+        ("write -P 4 1M 1M", "yesterday"),
+    ] {
+        qemu_io(&at, &[write]);
+        qemu_img(&["snapshot", "-c", name, &at]);
+    }
+    let before = on_disk(&image);
+    let mut t = Tmux::start(120, 36, dir.path(), &[]);
+    t.wait_for("1 image");
+    t.keys(&["j", "s"]);
+    t.wait_for("inferred from shared clusters");
+    t.wait_for("big-upgrade 40.");
+    // It is the second line of the tree; the live state has the cursor at first.
+    t.keys(&["g", "j", "Space"]);
+    t.wait_for("1 marked, deleting it frees");
+    let screen = t.screen();
+    let line = screen.lines().find(|l| l.contains("deleting it frees")).unwrap();
+    let promised = bytes(line.split("frees ").nth(1).unwrap().trim_end_matches('│').split("  ").next().unwrap());
+    t.keys(&["d"]);
+    t.wait_for("undo");
+    t.wait_for("not possible");
+    // One bare key does not do it, nor does Enter: the name is typed.
+    t.text("web.qcow2");
+    t.keys(&["Enter", "Enter"]);
+    t.wait_for("done: delete snapshot");
+    t.wait_for("3 snapshots");
+    let freed = (before - on_disk(&image)) as f64;
+    // What the screen promised, as far as it is written there: to a tenth of a MiB.
+    assert!((freed - promised).abs() <= 0.06 * 1024.0 * 1024.0 + 64.0 * 1024.0, "{promised} promised, {freed} came back");
+    assert!(freed > 39.0 * 1024.0 * 1024.0, "{freed}");
+    let check = qemu_img(&["check", &at]);
+    assert!(String::from_utf8_lossy(&check.stdout).contains("No errors"));
+    t.keys(&["q"]);
+    t.wait_for("left with 0");
+}

@@ -8,9 +8,13 @@ use super::options::{self, Beside};
 use crate::app::model::Model;
 use crate::engine::error::Result;
 use crate::engine::format::Format;
+use crate::engine::model::Snapshot;
 use crate::engine::ops::JobSpec;
 use crate::engine::ops::convert::{ConvertSpec, SPARSE};
 use crate::engine::units::SECTOR;
+
+/// The word for the disk as it is now.
+const NOW: &str = "(now)";
 
 /// What is known of the image when the form is opened.
 #[derive(Debug, Clone)]
@@ -21,6 +25,8 @@ pub struct ConvertForm {
     overlay: bool,
     /// Names of its snapshots; `None` when it may have some whose names are not known.
     snapshots: Option<Vec<String>>,
+    /// The snapshot that is proposed.
+    at: Option<String>,
     beside: Beside,
     roots: Vec<PathBuf>,
 }
@@ -41,9 +47,20 @@ impl ConvertForm {
             format: entry.and_then(|e| e.format()).or(node.and_then(|n| n.format)),
             overlay: entry.is_some_and(|e| e.is_overlay()),
             snapshots,
+            at: None,
             beside: Beside::of(m, source.parent().unwrap_or(Path::new("."))),
             roots,
         }
+    }
+
+    /// The form for `source` as it was at snapshot `i` of `list`.
+    pub fn at_snapshot(m: &Model, source: &Path, list: &[Snapshot], i: usize, roots: Vec<PathBuf>) -> Self {
+        // By their names, as long as these tell them apart.
+        let names: Vec<String> = list.iter().map(|s| s.name.clone()).collect();
+        let clear = |n: &String| *n != NOW && list.iter().filter(|s| s.name == *n || s.id == *n).count() == 1;
+        let names = if names.iter().all(clear) { names } else { list.iter().map(|s| s.id.clone()).collect() };
+        let at = names.get(i).cloned();
+        ConvertForm { snapshots: Some(names), at, ..ConvertForm::new(m, source, roots) }
     }
 
     fn target_format(&self, a: &Answers<'_>) -> Format {
@@ -58,8 +75,12 @@ impl ConvertForm {
         match &self.snapshots {
             Some(names) if names.is_empty() => None,
             Some(names) => {
-                let words = std::iter::once("(now)".to_string()).chain(names.iter().cloned()).collect();
-                Some(Field::choice("snapshot", "snapshot", doc, words))
+                let words = std::iter::once(NOW.to_string()).chain(names.iter().cloned()).collect();
+                let field = Field::choice("snapshot", "snapshot", doc, words);
+                Some(match &self.at {
+                    Some(name) => field.propose(name.clone()),
+                    None => field,
+                })
             }
             None => Some(Field::text("snapshot", "snapshot", doc)),
         }
@@ -74,7 +95,13 @@ impl Recipe for ConvertForm {
     fn fields(&self, a: &Answers<'_>) -> Vec<Field> {
         let format = self.target_format(a);
         let caps = format.entry().caps;
-        let stem = self.source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = self.source.file_stem().unwrap_or_default().to_string_lossy();
+        let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+        let stem =
+            match a.given("snapshot").or(self.at.as_deref()).filter(|_| a.field("snapshot").is_none_or(|f| f.value() != NOW)) {
+                Some(s) => format!("{stem}-{}", s.chars().map(|c| if plain(c) { c } else { '-' }).take(64).collect::<String>()),
+                None => stem.into_owned(),
+            };
         let mut out = vec![
             Field::choice("format", "format", format.entry().title, options::writable()).default(self.usual().name()),
             Field::path(

@@ -16,6 +16,7 @@ mod create;
 mod field;
 mod options;
 mod resize;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ pub use convert::ConvertForm;
 pub use create::CreateForm;
 pub use field::{Answers, Field, Kind, Remark, Role};
 pub use resize::ResizeForm;
+pub use snapshots::{BranchForm, Deed, SnapshotForm, Templates};
 
 use super::input::Input;
 use super::key::Key;

@@ -18,6 +18,7 @@ use crate::engine::format::qcow2::lineage::{Kin, Lineage};
 use crate::engine::format::qcow2::usage::Usage;
 use crate::engine::library::{EntryId, Library};
 use crate::engine::limits::MAX_CHAIN;
+use crate::engine::ops::snapshot::diff::Diff;
 
 /// Steps to the right at most: a deeper tree moves to the right only where it branches.
 const DEEP: usize = 8;
@@ -61,6 +62,17 @@ pub struct Row {
     pub joints: Vec<Joint>,
 }
 
+/// What changed between two states.
+#[derive(Debug, Clone)]
+pub struct DiffShown {
+    /// Index of the earlier one.
+    pub from: usize,
+    /// Index of the later one; `None` is the disk as it is now.
+    pub to: Option<usize>,
+    /// What changed; `None` while it is looked for. Told by the tables alone at first ([`Diff::quick`]).
+    pub diff: Option<Result<Arc<Diff>, Error>>,
+}
+
 /// State of the screen.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotsState {
@@ -86,6 +98,10 @@ pub struct SnapshotsState {
     pub freed: Option<Result<u64, Error>>,
     /// Number of the last request for that.
     pub freed_generation: u64,
+    /// What changed between two states, when that is shown.
+    pub diff: Option<DiffShown>,
+    /// Number of the last request for that.
+    pub diff_generation: u64,
     /// Images whose screen Enter led away from.
     pub trail: Vec<PathBuf>,
 }
@@ -99,7 +115,11 @@ impl SnapshotsState {
     pub fn loading(&self) -> bool {
         let counting = !self.marked.is_empty() && self.freed.is_none();
         let reading = self.listing.is_none() || (self.list().is_some() && (self.usage.is_none() || self.lineage.is_none()));
-        self.path.is_some() && (reading || counting)
+        let comparing = self.diff.as_ref().is_some_and(|d| match &d.diff {
+            None => true,
+            Some(diff) => diff.as_ref().is_ok_and(|d| d.quick),
+        });
+        self.path.is_some() && (reading || counting || comparing)
     }
     /// What the cursor is on.
     pub fn at_cursor(&self) -> Option<&What> {
@@ -116,6 +136,18 @@ impl SnapshotsState {
     pub fn image_at_cursor(&self) -> Option<EntryId> {
         match self.at_cursor() {
             Some(What::Base(id) | What::Overlay(id)) => Some(*id),
+            _ => None,
+        }
+    }
+    /// The two states to compare: those marked, the marked one and the one under the cursor, or that and the disk as it is now.
+    pub fn pair(&self) -> Option<(usize, Option<usize>)> {
+        let here = self.snapshot_at_cursor();
+        let marked: Vec<usize> = self.marked.iter().copied().collect();
+        match (marked.as_slice(), here) {
+            ([a, b], _) => Some((*a, Some(*b))),
+            ([a], Some(b)) if *a != b => Some((*a.min(&b), Some(*a.max(&b)))),
+            (_, Some(a)) => Some((a, None)),
+            ([a], None) => Some((*a, None)),
             _ => None,
         }
     }

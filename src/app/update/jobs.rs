@@ -81,6 +81,10 @@ pub(super) fn sampled(m: &mut Model, rows: Vec<JobRow>) -> Vec<Effect> {
 /// A job went into another state. What it ended with is told on every screen.
 pub(super) fn edge(m: &mut Model, edge: JobEdge) -> Vec<Effect> {
     let mut effects = vec![Effect::SampleJobs];
+    if edge.state.is_over() && m.screen == Screen::Snapshots {
+        // It may have changed what is shown.
+        effects.extend(super::snapshots::load(m));
+    }
     let Some(job) = m.jobs.rows.iter().find(|j| j.view.id == edge.id) else { return effects };
     let title = printable(&job.view.title);
     let long = job.view.progress.elapsed.as_millis() >= LONG;

@@ -52,6 +52,7 @@ pub fn update(m: &mut Model, message: Message) -> Vec<Effect> {
         Message::Grid(grid) => image::grid_loaded(m, *grid),
         Message::Cursor(cursor) => image::cursor_loaded(m, *cursor),
         Message::Snapshots(loaded) => snapshots::loaded(m, *loaded),
+        Message::Diff(diff) => snapshots::compared(m, *diff),
         Message::Freed(freed) => snapshots::freed(m, *freed),
         Message::Edge(edge) => jobs::edge(m, edge),
         Message::Plan(made) => form::planned(m, *made),
@@ -187,7 +188,16 @@ pub fn run(m: &mut Model, action: Action) -> Vec<Effect> {
         | Action::Problems
         | Action::Rescan => library::run(m, action),
         Action::Reload if m.screen == Screen::Snapshots => snapshots::run(m, action),
-        Action::OpenImage | Action::Mark | Action::ClearMarks => snapshots::run(m, action),
+        Action::OpenImage
+        | Action::Mark
+        | Action::ClearMarks
+        | Action::TakeSnapshot
+        | Action::Revert
+        | Action::DeleteSnapshots
+        | Action::RenameSnapshot
+        | Action::Export
+        | Action::Branch
+        | Action::Diff => snapshots::run(m, action),
         Action::OpenLayer
         | Action::Reload
         | Action::Map

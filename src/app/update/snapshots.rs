@@ -1,13 +1,17 @@
 //! What happens on the snapshots' screen.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::image::reach;
+use super::image::{reach, roots};
 use crate::app::action::Action;
 use crate::app::effect::Effect;
+use crate::app::form::{BranchForm, ConvertForm, CreateForm, Deed, Recipe, SnapshotForm};
 use crate::app::model::{Model, Screen};
-use crate::app::state::snapshots::SnapshotsState;
-use crate::app::worker::snapshots::{FreedLoaded, FreedRequest, News, SnapshotsLoaded, SnapshotsRequest};
+use crate::app::state::snapshots::{DiffShown, SnapshotsState};
+use crate::app::worker::snapshots::{
+    DiffLoaded, DiffRequest, FreedLoaded, FreedRequest, News, SnapshotsLoaded, SnapshotsRequest,
+};
 
 /// Opens the snapshots of `path`; the same image is shown as it was left, and read again behind that.
 pub(super) fn open(m: &mut Model, path: Option<PathBuf>) -> Vec<Effect> {
@@ -22,8 +26,15 @@ pub(super) fn open(m: &mut Model, path: Option<PathBuf>) -> Vec<Effect> {
 pub(super) fn show(m: &mut Model, path: Option<PathBuf>) -> Vec<Effect> {
     let Some(path) = path else { return Vec::new() };
     let s = &mut m.snaps;
-    let (trail, generation, freed_generation) = (std::mem::take(&mut s.trail), s.generation, s.freed_generation);
-    m.snaps = SnapshotsState { path: Some(path), generation, freed_generation, trail, ..SnapshotsState::default() };
+    m.snaps = SnapshotsState {
+        path: Some(path),
+        generation: s.generation,
+        freed_generation: s.freed_generation,
+        // What is still compared was another image.
+        diff_generation: s.diff_generation + 1,
+        trail: std::mem::take(&mut s.trail),
+        ..SnapshotsState::default()
+    };
     load(m).into_iter().collect()
 }
 
@@ -55,6 +66,7 @@ pub(super) fn loaded(m: &mut Model, loaded: SnapshotsLoaded) -> Vec<Effect> {
                 // What was counted belongs to another table.
                 m.snaps.usage = None;
                 m.snaps.lineage = None;
+                m.snaps.diff = None;
             }
             m.snaps.rebuild(&m.library.data);
             return count(m).into_iter().collect();
@@ -106,6 +118,64 @@ pub(super) fn run(m: &mut Model, action: Action) -> Vec<Effect> {
             m.snaps.marked.clear();
             count(m).into_iter().collect()
         }
-        _ => Vec::new(),
+        Action::Diff => diff(m).into_iter().collect(),
+        _ => form(m, action).map(|recipe| super::form::open(m, recipe)).unwrap_or_default(),
     }
+}
+
+/// The form of a command.
+fn form(m: &Model, action: Action) -> Option<Arc<dyn Recipe>> {
+    let (list, image) = (m.snaps.list()?, m.snaps.path.as_ref()?);
+    let at = m.snaps.snapshot_at_cursor();
+    let deed = match action {
+        Action::TakeSnapshot => Deed::Take,
+        Action::Revert => Deed::Revert(at?),
+        Action::RenameSnapshot => Deed::Rename(at?),
+        Action::DeleteSnapshots if m.snaps.marked.is_empty() => Deed::Delete(vec![at?]),
+        Action::DeleteSnapshots => Deed::Delete(m.snaps.marked.iter().copied().collect()),
+        Action::Export => {
+            return Some(match at {
+                Some(i) => Arc::new(ConvertForm::at_snapshot(m, image, &list.snapshots, i, roots(m))),
+                None => Arc::new(ConvertForm::new(m, image, roots(m))),
+            });
+        }
+        Action::Branch => {
+            return Some(match at {
+                Some(i) => {
+                    let (snapshot, templates) = (list.snapshots.get(i)?, list.branch.clone().ok()?);
+                    Arc::new(BranchForm::new(m, image, snapshot, templates, roots(m)))
+                }
+                None => Arc::new(CreateForm::overlay(m, &m.subject()?, roots(m))),
+            });
+        }
+        _ => return None,
+    };
+    Some(Arc::new(SnapshotForm::new(image, list.format, &list.snapshots, deed)))
+}
+
+/// Shows what changed between the two states that are meant; when that is shown already, no longer.
+fn diff(m: &mut Model) -> Option<Effect> {
+    let (from, to) = m.snaps.pair()?;
+    m.snaps.diff_generation += 1;
+    if m.snaps.diff.as_ref().is_some_and(|d| (d.from, d.to) == (from, to)) {
+        m.snaps.diff = None;
+        return None;
+    }
+    let path = m.snaps.path.clone()?;
+    let list = m.snaps.list()?;
+    let id = |i: usize| list.snapshots.get(i).map(|s| s.id.clone());
+    let request =
+        DiffRequest { generation: m.snaps.diff_generation, reach: reach(m, &path), path, from: id(from)?, to: to.and_then(id) };
+    m.snaps.diff = Some(DiffShown { from, to, diff: None });
+    Some(Effect::LoadDiff(request))
+}
+
+pub(super) fn compared(m: &mut Model, loaded: DiffLoaded) -> Vec<Effect> {
+    if loaded.generation == m.snaps.diff_generation
+        && let Some(shown) = &mut m.snaps.diff
+    {
+        shown.diff = Some(loaded.diff);
+        m.dirty = true;
+    }
+    Vec::new()
 }

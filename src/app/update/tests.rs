@@ -420,3 +420,110 @@ fn a_filter_starts_fresh() {
     keys(&mut m, "/");
     assert_eq!((m.library.filter.text(), m.library.matched), ("", 8));
 }
+
+/// The form on top, and the plan it asks for.
+fn asked(effects: &[Effect]) -> (u64, crate::engine::ops::JobSpec) {
+    match effects.last() {
+        Some(Effect::Plan(r)) => (r.generation, r.spec.clone().expect("a spec")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn snapshots_are_changed_by_forms_with_their_plan() {
+    use crate::app::fixture::list_snapshots;
+    use crate::engine::ops::JobSpec;
+    use crate::engine::ops::snapshot::Action as Do;
+    // On an image nobody stands on and nobody holds.
+    let open = || {
+        let mut m = start();
+        keys(&mut m, "j j j l s");
+        m.snaps.path = Some("/srv/images/web-02.qcow2".into());
+        list_snapshots(&mut m);
+        keys(&mut m, "g j j");
+        m
+    };
+    let action = |typed: &str| {
+        let mut m = open();
+        match asked(&keys(&mut m, typed)).1 {
+            JobSpec::Snapshot(s) => s.action,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(action("n"), Do::Create("snapshot-5".into()));
+    assert_eq!(action("n ctrl-u b e f o r e"), Do::Create("before".into()));
+    // A safety snapshot first, unless it is switched off.
+    assert_eq!(action("r"), Do::Apply { name: "drivers-ok".into(), keep: true });
+    assert_eq!(action("r space"), Do::Apply { name: "drivers-ok".into(), keep: false });
+    assert_eq!(action("R ctrl-u x"), Do::Rename { from: "drivers-ok".into(), to: "x".into() });
+    assert_eq!(action("d"), Do::Delete(vec!["drivers-ok".into()]));
+    assert_eq!(action("space space d"), Do::Delete(vec!["drivers-ok".into(), "mysql8\x1b[31m-broken".into()]));
+    // Deleting cannot be undone: the image's name is typed before.
+    let mut m = open();
+    let (generation, spec) = asked(&keys(&mut m, "d"));
+    let plan = crate::engine::ops::plan::Plan {
+        writes: vec![crate::engine::ops::plan::PlanFile { path: "/srv/images/web-02.qcow2".into(), what: String::new() }],
+        undo: crate::engine::ops::plan::Undo::Impossible("it is gone".into()),
+        ..Default::default()
+    };
+    let made = crate::app::worker::jobs::PlanMade { generation, remarks: Vec::new(), plan: Some(Ok(plan)) };
+    update(&mut m, Message::Plan(Box::new(made)));
+    assert!(keys(&mut m, "enter enter enter").is_empty());
+    keys(&mut m, "shift-tab");
+    let effects = keys(&mut m, "w e b - 0 2 . q c o w 2 enter enter");
+    assert_eq!(effects, [Effect::Submit(spec)]);
+    // Export is a conversion from that snapshot.
+    let mut m = open();
+    let JobSpec::Convert(spec) = asked(&keys(&mut m, "e")).1 else { panic!() };
+    assert_eq!(spec.snapshot.as_deref(), Some("drivers-ok"));
+    assert!(spec.target.ends_with("web-02-drivers-ok.raw"), "{:?}", spec.target);
+}
+
+#[test]
+fn what_would_break_overlays_or_guests_is_disabled_with_the_reason() {
+    use crate::app::fixture::{list_snapshots, listing};
+    use crate::app::worker::snapshots::{News, SnapshotsLoaded};
+    use crate::engine::io::locks::{Holder, LockState};
+    let why = |m: &mut Model, typed: &str| {
+        m.notice = None;
+        assert!(keys(m, typed).is_empty() && m.layers.is_empty(), "{typed}");
+        m.notice.take().map(|n| n.text).unwrap_or_default()
+    };
+    let mut m = start();
+    keys(&mut m, "j j j l s");
+    list_snapshots(&mut m);
+    assert!(why(&mut m, "d").contains("as it is now"), "the live state is no snapshot");
+    keys(&mut m, "g j j");
+    assert!(why(&mut m, "r").contains("an overlay reads through"));
+    // In use: nothing inside can be changed.
+    let (mut list, ..) = listing();
+    list.lock = LockState::Writer(vec![Holder { pid: Some(7), name: Some("qemu".into()) }]);
+    let generation = m.snaps.generation;
+    update(&mut m, Message::Snapshots(Box::new(SnapshotsLoaded { generation, news: News::Listing(Ok(list.into())) })));
+    for key in ["n", "d", "R"] {
+        assert!(why(&mut m, key).contains("in use by"), "{key}");
+    }
+    m.read_only = true;
+    for key in ["n", "d", "e", "b"] {
+        assert!(why(&mut m, key).contains("read-only"), "{key}");
+    }
+}
+
+#[test]
+fn two_states_are_compared() {
+    use crate::app::fixture::list_snapshots;
+    let mut m = start();
+    keys(&mut m, "j j j l s");
+    list_snapshots(&mut m);
+    let pair = |m: &mut Model, typed: &str| match keys(m, typed).pop() {
+        Some(Effect::LoadDiff(r)) => (r.from, r.to),
+        other => panic!("{typed}: {other:?}"),
+    };
+    assert_eq!(pair(&mut m, "g j j D"), ("2".into(), None), "since then");
+    assert!(m.moving() && m.snaps.diff.is_some());
+    keys(&mut m, "D");
+    assert!(m.snaps.diff.is_none(), "again closes it");
+    // Marking goes on to the next line.
+    assert_eq!(pair(&mut m, "space D"), ("2".into(), Some("3".into())));
+    assert_eq!(pair(&mut m, "g j space G D"), ("1".into(), Some("2".into())));
+}

@@ -1,15 +1,16 @@
 //! Reading what the snapshots' screen shows, in the background: the list first, then what each holds, then where each came from; and
-//! what a marked set frees together.
+//! what a marked set frees together, and what changed between two.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Outbox;
 use super::image::{Reach, guarded};
 use super::latest::Latest;
+use crate::app::form::Templates;
 use crate::app::message::Message;
 use crate::engine::chain::Chain;
-use crate::engine::error::{Context, ErrorKind, Result};
+use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::Format;
 use crate::engine::format::qcow2::lineage::Lineage;
 use crate::engine::format::qcow2::usage::Usage;
@@ -17,6 +18,8 @@ use crate::engine::io::locks::{LockState, state_at};
 use crate::engine::library::Stamp;
 use crate::engine::model::Snapshot;
 use crate::engine::ops::snapshot;
+use crate::engine::ops::snapshot::diff::{Diff, DiffSpec, diff};
+use crate::engine::ops::snapshot::export::branch;
 
 /// Asks for the snapshots of an image.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +33,7 @@ pub struct SnapshotsRequest {
 }
 
 /// The snapshots of an image, and what the screen says about the image.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Listing {
     /// Its format.
     pub format: Format,
@@ -48,6 +51,8 @@ pub struct Listing {
     pub lock: LockState,
     /// The chain below it cannot be read.
     pub broken: bool,
+    /// How a branch off a snapshot is made, or why none can be.
+    pub branch: std::result::Result<Templates, Error>,
 }
 
 /// What became known.
@@ -96,6 +101,8 @@ pub struct SnapshotWorkers {
     pub list: Latest<SnapshotsRequest>,
     /// What sets free.
     pub freed: Latest<FreedRequest>,
+    /// What changed.
+    pub diff: Latest<DiffRequest>,
 }
 
 impl SnapshotWorkers {
@@ -103,9 +110,10 @@ impl SnapshotWorkers {
     ///
     /// Errors: the system gives no thread.
     pub fn spawn(out: &Outbox) -> std::io::Result<Self> {
-        let (to_list, to_freed) = (out.clone(), out.clone());
+        let (to_list, to_freed, to_diff) = (out.clone(), out.clone(), out.clone());
         Ok(SnapshotWorkers {
             list: Latest::spawn("cowshed-snapshots", move |r: SnapshotsRequest, stop| load(&r, stop, &to_list))?,
+            diff: Latest::spawn("cowshed-diff", move |r: DiffRequest, stop| load_diff(&r, stop, &to_diff))?,
             freed: Latest::spawn("cowshed-freed", move |r: FreedRequest, _| {
                 let freed = guarded(|| snapshot::freed_by(&r.path, &r.set));
                 let _ = to_freed.send(Message::Freed(Box::new(FreedLoaded { generation: r.generation, freed })));
@@ -145,5 +153,59 @@ fn list(r: &SnapshotsRequest) -> Result<Arc<Listing>> {
         snapshots: top.map(|n| n.description.snapshots.clone()).unwrap_or_default(),
         lock: state_at(&r.path),
         broken: chain.error().is_some(),
+        branch: templates(r, top.map(|n| n.description.snapshots.as_slice()).unwrap_or_default()),
     }))
+}
+
+/// How branches are made: all snapshots of an image are branched off in the same way.
+fn templates(r: &SnapshotsRequest, list: &[Snapshot]) -> Result<Templates> {
+    let Some(any) = list.first() else { return Err(Error::usage("there is no snapshot")) };
+    let options = r.reach.options(&r.path);
+    let make = |target: &Path| branch(&r.path, &any.id, target, &options);
+    Ok(Templates { beside: make(&r.path.with_file_name("branch"))?, elsewhere: make(Path::new("/branch"))? })
+}
+
+/// Asks what changed between two states.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DiffRequest {
+    /// Numbers the requests.
+    pub generation: u64,
+    /// The image.
+    pub path: PathBuf,
+    /// Where its references may lead.
+    pub reach: Reach,
+    /// Id of the one snapshot.
+    pub from: String,
+    /// Id of the other; `None` is the disk as it is now.
+    pub to: Option<String>,
+}
+
+/// Answers a [`DiffRequest`]: at first by the mapping tables alone, then by content.
+#[derive(Debug)]
+pub struct DiffLoaded {
+    /// Of the request.
+    pub generation: u64,
+    /// What changed.
+    pub diff: Result<Arc<Diff>>,
+}
+
+fn load_diff(r: &DiffRequest, stop: &dyn Fn() -> bool, out: &Outbox) {
+    for quick in [true, false] {
+        let spec = DiffSpec {
+            image: r.path.clone(),
+            format: Some(Format::Qcow2),
+            from: r.from.clone(),
+            to: r.to.clone(),
+            quick,
+            gate: r.reach.options(&r.path).gate,
+        };
+        let diff = guarded(|| diff(&spec, &|_, _| !stop()).map(Arc::new));
+        let failed = diff.is_err();
+        if !matches!(&diff, Err(e) if e.kind() == ErrorKind::Cancelled) {
+            let _ = out.send(Message::Diff(Box::new(DiffLoaded { generation: r.generation, diff })));
+        }
+        if failed {
+            return;
+        }
+    }
 }

@@ -59,7 +59,10 @@ impl SnapshotSpec {
         match &self.action {
             Action::Create(name) => format!("take snapshot '{name}' of {image}"),
             Action::Apply { name, .. } => format!("revert {image} to snapshot '{name}'"),
-            Action::Delete(names) => format!("delete snapshots '{}' of {image}", names.join("', '")),
+            Action::Delete(names) => {
+                let s = if names.len() == 1 { "" } else { "s" };
+                format!("delete snapshot{s} '{}' of {image}", names.join("', '"))
+            }
             Action::Rename { from, to } => format!("rename snapshot '{from}' of {image} to '{to}'"),
         }
     }
@@ -188,7 +191,8 @@ impl Operation for Change {
             Action::Delete(names) => {
                 let set: Vec<usize> = spec.set(&list, names)?.into_iter().collect();
                 plan.freed_bytes = super::freed_by(&spec.image, &set)?;
-                plan.steps.push(format!("{} of {} snapshots are deleted in one pass", set.len(), list.len()));
+                let verb = if set.len() == 1 { "is" } else { "are" };
+                plan.steps.push(format!("{} of {} snapshots {verb} deleted in one pass", set.len(), list.len()));
                 plan.undo = Undo::Impossible("what only these snapshots hold is gone".into());
             }
             Action::Rename { from, .. } => {

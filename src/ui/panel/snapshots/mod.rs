@@ -1,6 +1,8 @@
 //! The snapshots of an image: the tree of where its states came from and what stands on it, what each costs, who owns the space, and
 //! what is marked for deleting. A number that is not known yet is a dash.
 
+mod space;
+
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
@@ -12,7 +14,7 @@ use crate::app::worker::snapshots::Listing;
 use crate::engine::library::{Entry, EntryId};
 use crate::engine::units::printable;
 use crate::ui::pen::{fit, paint_row, put_line, put_right};
-use crate::ui::text::{count, cut, cut_front, cut_middle, date, duration, grouped, path, size, size_words, width, wrap};
+use crate::ui::text::{count, cut_front, cut_middle, date, duration, grouped, path, size, size_words, width, wrap};
 use crate::ui::theme::Role;
 use crate::ui::widget::{scroll_mark, window};
 use crate::ui::{Canvas, frame};
@@ -45,25 +47,33 @@ pub fn draw(c: &mut Canvas<'_>, area: Rect) {
         }
     };
     // From below: what is marked, who owns the space, what the cursor is on; the tree has the rest.
-    let (detail, space, set) = match body.height {
-        0..=13 => (0, 2, 1),
-        14..=21 => (5, 2, 1),
-        22..=39 => (7, 3, 3),
-        _ => (9, 3, 4),
+    let compared = c.m.snaps.diff.is_some();
+    let (detail, diff, space, set) = match body.height {
+        0..=13 if compared => (0, 3, 0, 1),
+        0..=13 => (0, 0, 2, 1),
+        14..=21 if compared => (0, 4, 2, 1),
+        14..=21 => (5, 0, 2, 1),
+        22..=39 => (6, if compared { 5 } else { 0 }, 3, 3),
+        _ => (9, if compared { 6 } else { 0 }, 3, 4),
     };
     let mut y = body.y + body.height;
     let mut below = |height: u16| {
         y -= height;
         Rect { y, height, ..body }
     };
-    let (set, space, detail) = (below(set), below(space), below(detail));
+    let (set, space, diff, detail) = (below(set), below(space), below(diff), below(detail));
     let tree = Rect { height: y - body.y, ..body };
     self::tree(c, tree, &list);
     if detail.height > 0 {
         self::detail(c, detail, &list);
     }
-    self::space(c, space, &list);
-    self::set(c, set, &list);
+    if let Some(shown) = c.m.snaps.diff.clone() {
+        space::diff(c, diff, &list, &shown);
+    }
+    if space.height > 0 {
+        space::owners(c, space, &list);
+    }
+    space::set(c, set, &list);
 }
 
 fn spinner(c: &Canvas<'_>) -> &'static str {
@@ -444,107 +454,4 @@ fn image_lines(c: &Canvas<'_>, e: &Entry, room: usize) -> Vec<Line<'static>> {
     let text = format!("{format}, {} on the host{snaps}", size_words(e.actual_size));
     out.push(labelled(c, "image", vec![c.look.span(Role::Text, text)]));
     out
-}
-
-/// Owners of the space with what only they hold: the live state, the largest snapshots, the other snapshots; and the rest.
-fn owners(c: &Canvas<'_>, list: &Listing) -> Option<(Vec<(String, u64)>, u64, u64)> {
-    let usage = c.m.snaps.counted()?;
-    let mut all: Vec<(usize, u64)> = usage.snapshots.iter().map(|s| s.exclusive).enumerate().collect();
-    all.sort_by_key(|(i, bytes)| (std::cmp::Reverse(*bytes), *i));
-    let mut out = vec![("LIVE".to_string(), usage.live.exclusive)];
-    let named = if all.len() <= 3 { all.len() } else { 2 };
-    for (i, bytes) in all.iter().take(named) {
-        out.push((list.snapshots.get(*i).map_or(String::new(), |s| printable(&s.name)), *bytes));
-    }
-    if all.len() > named {
-        out.push((format!("{} others", all.len() - named), all.iter().skip(named).map(|(_, b)| b).sum()));
-    }
-    let alone: u64 = out.iter().fold(0, |sum, (_, b)| sum.saturating_add(*b));
-    let total = list.on_disk.max(alone);
-    Some((out, total - alone, total))
-}
-
-fn space(c: &mut Canvas<'_>, area: Rect, list: &Listing) {
-    let s = c.look.symbols;
-    let mut body = Rect { x: area.x + 1, width: area.width - 2, ..area };
-    if area.height > 2 {
-        frame::heading(c, area, 0, "Who owns the space", "", false);
-        body = Rect { y: area.y + 1, height: area.height - 1, ..body };
-    }
-    let Some((owners, shared, total)) = owners(c, list) else {
-        let text = match &c.m.snaps.usage {
-            None if !list.snapshots.is_empty() => format!("{} being counted", s.dash),
-            Some(Err(_)) => format!("{} it cannot be counted", s.dash),
-            _ => format!("{} on the host, all of it the live state's", size_words(list.on_disk)),
-        };
-        c.put(body, 0, 0, &text, Role::Dim);
-        return;
-    };
-    let roles = [Role::Layer0, Role::Layer1, Role::Layer2, Role::Layer3];
-    let right = size_words(total);
-    let room = usize::from(body.width).saturating_sub(width(&right) + 4);
-    let mut x = c.put(body, 0, 0, s.edges[0], Role::Border);
-    let (mut done, mut drawn) = (0u64, 0usize);
-    for (i, (_, bytes)) in owners.iter().enumerate() {
-        done = done.saturating_add(*bytes);
-        let end = (u128::from(done) * room as u128 / u128::from(total.max(1))) as usize;
-        // Anybody who has something is seen.
-        let n = end.saturating_sub(drawn).max(usize::from(*bytes > 0)).min(room - drawn);
-        let glyph = s.layers.get(i % s.layers.len()).copied().unwrap_or_default();
-        x = c.put(body, x, 0, &glyph.repeat(n), roles.get(i % roles.len()).copied().unwrap_or(Role::Bar));
-        drawn += n;
-    }
-    x = c.put(body, x, 0, &s.bullet.repeat(room - drawn), Role::Border);
-    x = c.put(body, x, 0, s.edges[1], Role::Border);
-    c.put(body, x + 1, 0, &right, Role::Strong);
-    let mut legend = Vec::new();
-    for (i, (name, bytes)) in owners.iter().enumerate() {
-        let role = roles.get(i % roles.len()).copied().unwrap_or(Role::Bar);
-        legend.push(c.look.span(role, s.layers.get(i % s.layers.len()).copied().unwrap_or_default()));
-        legend.push(c.look.span(Role::Text, format!(" {} {}   ", cut_middle(name, 20, s.ellipsis), size(*bytes))));
-    }
-    legend.push(c.look.span(Role::Border, s.bullet));
-    legend.push(c.look.span(Role::Text, format!(" shared and tables {}", size(shared))));
-    put_line(c.buf, body, 1, 1, &fit(legend, usize::from(body.width) - 1, s.ellipsis));
-}
-
-fn set(c: &mut Canvas<'_>, area: Rect, list: &Listing) {
-    let s = c.look.symbols;
-    let mut body = Rect { x: area.x + 1, width: area.width - 2, ..area };
-    if area.height > 2 {
-        frame::heading(c, area, 0, "Delete set", "", false);
-        body = Rect { y: area.y + 1, height: area.height - 1, ..body };
-    }
-    let state = &c.m.snaps;
-    if state.marked.is_empty() {
-        let text = if list.snapshots.is_empty() {
-            ""
-        } else {
-            "nothing is marked: Space marks snapshots and counts what they free together"
-        };
-        c.put(body, 0, 0, text, Role::Dim);
-        return;
-    }
-    let alone: Option<u64> = state.marked.iter().map(|i| state.share(*i).map(|s| s.exclusive)).sum();
-    let (text, role) = match &state.freed {
-        None => (format!("{} {} marked, being counted", spinner(c), state.marked.len()), Role::Dim),
-        Some(Err(e)) => (format!("{} {} marked; it cannot be counted: {e}", s.bad, state.marked.len()), Role::Bad),
-        Some(Ok(bytes)) => {
-            let more = alone.and_then(|a| bytes.checked_sub(a)).filter(|m| *m > 0 && state.marked.len() > 1);
-            let more = more.map_or(String::new(), |m| format!(", {} of it shared by just these", size_words(m)));
-            (format!("{} marked, deleting them frees {}{more}", state.marked.len(), size_words(*bytes)), Role::Strong)
-        }
-    };
-    let room = usize::from(body.width);
-    let x = c.put(body, 0, 0, &cut(&text, room, s.ellipsis), role);
-    let names: Vec<String> = state.marked.iter().filter_map(|i| list.snapshots.get(*i)).map(|s| printable(&s.name)).collect();
-    let names = names.join("  ");
-    if body.height > 1 {
-        c.put(body, 0, 1, &cut(&names, room, s.ellipsis), Role::Dim);
-    } else {
-        let room = room.saturating_sub(usize::from(x) + 2);
-        if room > 8 {
-            c.put(body, x + 2, 0, &cut(&names, room, s.ellipsis), Role::Dim);
-        }
-    }
 }
