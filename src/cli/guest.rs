@@ -37,14 +37,7 @@ impl GuestSource {
     /// Its guest: the root filesystem, or the partition that was asked for.
     pub(super) fn open(&self, path: &Path) -> Result<(Held, Guest)> {
         let (held, disk) = self.disk(path)?;
-        if self.partition.is_some() {
-            return Ok((held, Guest::open_partition(&disk, self.partition).path(path)?));
-        }
-        let mut guest = Guest::open(&disk).path(path)?;
-        // A disk that is one filesystem without a system on it (a data disk, a disc) is shown all the same.
-        if guest.mounts.is_empty() && guest.layout.table.is_none() {
-            guest = Guest::open_partition(&disk, None).path(path)?;
-        }
+        let guest = Guest::open_for(&disk, self.partition).path(path)?;
         Ok((held, guest))
     }
 }

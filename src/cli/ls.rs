@@ -8,6 +8,7 @@ use super::{Failure, Verb};
 use crate::engine::error::Context;
 use crate::engine::guest::fs::{FileType, Stat};
 use crate::engine::guest::tree::{Guest, Spot};
+use crate::engine::guest::walk::{Step, walk};
 use crate::engine::units::printable_bytes;
 
 /// List files inside a guest's filesystem
@@ -15,10 +16,20 @@ use crate::engine::units::printable_bytes;
 #[command(after_help = "Examples:\n  \
     cowshed ls disk.qcow2:/etc\n  \
     cowshed ls --partition 2 disk.vmdk:/EFI\n  \
-    cowshed ls -l before-upgrade disk.qcow2:/boot")]
+    cowshed ls -l before-upgrade disk.qcow2:/boot\n  \
+    cowshed ls -R disk.qcow2:/etc\n  \
+    cowshed ls --find authorized_keys disk.qcow2:/")]
 pub(super) struct Args {
     #[command(flatten)]
     guest: GuestSource,
+
+    /// Also list what is in the folders below, as paths
+    #[arg(short = 'R', long)]
+    recursive: bool,
+
+    /// List only what has this in its name, in all folders below
+    #[arg(long, value_name = "TEXT")]
+    find: Option<String>,
 
     /// For people, or for programs
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Human)]
@@ -43,7 +54,20 @@ impl Verb for Args {
         let spot = guest.resolve(path.as_bytes(), true).op("look inside").path(&image)?;
         let stat = guest.stat(spot)?;
         let mut rows = Vec::new();
-        if stat.kind == FileType::Folder {
+        if stat.kind == FileType::Folder && (self.recursive || self.find.is_some()) {
+            let wanted = self.find.as_deref().unwrap_or_default().as_bytes();
+            let problems = walk(&guest, path.as_bytes(), &mut |met| {
+                let name = met.path.rsplit(|c| *c == b'/').next().unwrap_or_default();
+                if wanted.is_empty() || name.windows(wanted.len()).any(|w| w.eq_ignore_ascii_case(wanted)) {
+                    let target = (met.stat.kind == FileType::Link).then(|| guest.read_link(met.spot)).transpose()?;
+                    rows.push(Row { name: met.path.to_vec(), stat: met.stat.clone(), target });
+                }
+                Ok(Step::On)
+            })?;
+            for p in problems {
+                eprintln!("cowshed: warning, {p}");
+            }
+        } else if stat.kind == FileType::Folder {
             for e in guest.list(spot)? {
                 rows.push(row(&guest, Spot { mount: spot.mount, node: e.node }, e.name)?);
             }

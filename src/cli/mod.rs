@@ -64,6 +64,7 @@ verbs! {
     create Create,
     dd Dd,
     demo Demo,
+    extract Extract,
     formats Formats,
     info Info,
     inspect Inspect,

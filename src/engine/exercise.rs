@@ -8,6 +8,10 @@ use super::chain::{Chain, OpenOptions};
 use super::error::Result;
 use super::format::probe::{best, probe, warnings};
 use super::format::{Format, Image, Source};
+use super::guest::fs::FileType;
+use super::guest::identity::identify;
+use super::guest::tree::Guest;
+use super::guest::walk::{Step, walk};
 use super::io::gate::Gate;
 use super::io::memory::Memory;
 use super::io::{Device, ReadAt};
@@ -68,6 +72,34 @@ pub fn image(image: &dyn Image) -> Result<()> {
     let last = size - buf.len() as u64;
     for at in [0, size / 2, last] {
         let _ = image.read(at.min(last), &mut buf);
+    }
+    Ok(())
+}
+
+/// Tries `dev` as the disk of a guest: its partitions, volumes and filesystems, every file as far as bounds allow, and who it is.
+pub fn guest(dev: Device) -> Result<()> {
+    let guest = Guest::open_for(&dev, None)?;
+    let id = identify(&guest);
+    let told: usize = id.facts.iter().map(|f| f.value.len() + f.from.len()).sum();
+    assert!(told < 64 << 20, "facts are not bounded");
+    let mut buf = vec![0; READ];
+    let mut left = STEPS;
+    for (i, volume) in guest.layout.volumes.iter().enumerate() {
+        assert!(volume.start.is_none_or(|s| s.checked_add(volume.len).is_some()), "a volume past the end of numbers");
+        let Ok(alone) = Guest::open_alone(&dev, i) else { continue };
+        let root = alone.mounts.first().map(|m| m.fs.clone());
+        let _ = walk(&alone, b"/", &mut |met| {
+            left = left.saturating_sub(1);
+            let _ = match met.stat.kind {
+                FileType::File => alone.read(met.spot, met.stat.size.saturating_sub(5000), &mut buf).map(|_| ()),
+                FileType::Link => alone.read_link(met.spot).map(|_| ()),
+                _ => Ok(()),
+            };
+            let _ = root.as_ref().map(|fs| fs.extents(met.spot.node));
+            Ok(if left == 0 { Step::Stop } else { Step::On })
+        });
+        let mut ranges = 0u64;
+        let _ = root.map(|fs| fs.free_ranges(&mut |_, _| ranges += 1));
     }
     Ok(())
 }

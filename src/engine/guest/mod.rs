@@ -10,6 +10,7 @@ pub mod recognise;
 pub mod sanitize;
 pub mod tree;
 pub mod volumes;
+pub mod walk;
 
 /// A UUID's sixteen bytes in their order on disk, as lower-case text with hyphens.
 pub fn uuid_text(bytes: &[u8; 16]) -> String {

@@ -81,6 +81,30 @@ impl Guest {
         Ok(Guest { layout, mounts: vec![Mount { at: Vec::new(), volume: i, fs, root }], problems: Vec::new() })
     }
 
+    /// The guest to look into: its root with what it mounts, or `partition` alone. A disk that is one filesystem without a system
+    /// on it (a data disk, a disc) is shown all the same.
+    pub fn open_for(disk: &Device, partition: Option<u32>) -> Result<Guest> {
+        if partition.is_some() {
+            return Guest::open_partition(disk, partition);
+        }
+        let guest = Guest::open(disk)?;
+        if guest.mounts.is_empty() && guest.layout.table.is_none() {
+            return Guest::open_partition(disk, None);
+        }
+        Ok(guest)
+    }
+
+    /// The filesystem of volume `i` of the disk alone.
+    ///
+    /// Errors: there is no such volume, or its filesystem cannot be read.
+    pub fn open_alone(disk: &Device, i: usize) -> Result<Guest> {
+        let layout = volumes(disk)?;
+        let dev = layout.volumes.get(i).and_then(|v| v.dev.clone()).ok_or_else(|| Error::usage("there is no such volume"))?;
+        let fs: Arc<dyn GuestFs> = Arc::from(fs::open(dev)?);
+        let root = fs.root();
+        Ok(Guest { layout, mounts: vec![Mount { at: Vec::new(), volume: i, fs, root }], problems: Vec::new() })
+    }
+
     fn open_volume(&mut self, i: usize) -> Option<Arc<dyn GuestFs>> {
         let v = self.layout.volumes.get(i)?;
         let (dev, info) = (v.dev.clone()?, v.info.as_ref()?);

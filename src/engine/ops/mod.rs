@@ -10,6 +10,7 @@ pub mod create;
 pub mod dd;
 pub mod dependents;
 pub mod edit;
+pub mod extract;
 pub mod inspect;
 pub mod map;
 pub mod measure;
@@ -36,6 +37,8 @@ pub enum JobSpec {
     Create(create::ImageSpec),
     /// Copies a piece of a disk.
     Dd(dd::DdSpec),
+    /// Copies files out of a guest.
+    Extract(extract::ExtractSpec),
     /// Changes the virtual size.
     Resize(resize::ResizeSpec),
     /// Mends an image, or takes that back.
@@ -51,6 +54,7 @@ impl JobSpec {
             JobSpec::Convert(spec) => Box::new(convert::Convert::new(spec.clone())),
             JobSpec::Create(spec) => Box::new(create::Create::new(spec.clone())),
             JobSpec::Dd(spec) => Box::new(dd::Dd::new(spec.clone())),
+            JobSpec::Extract(spec) => Box::new(extract::Extract::new(spec.clone())),
             JobSpec::Resize(spec) => Box::new(resize::Resize::new(spec.clone())),
             JobSpec::Repair(spec) => Box::new(check::RepairImage::new(spec.clone())),
             JobSpec::Snapshot(spec) => Box::new(snapshot::Change::new(spec.clone())),
@@ -62,6 +66,7 @@ impl JobSpec {
             JobSpec::Convert(spec) => spec.title(),
             JobSpec::Create(spec) => spec.title(),
             JobSpec::Dd(spec) => spec.title(),
+            JobSpec::Extract(spec) => spec.title(),
             JobSpec::Resize(spec) => spec.title(),
             JobSpec::Repair(spec) => spec.title(),
             JobSpec::Snapshot(spec) => spec.title(),
@@ -73,6 +78,7 @@ impl JobSpec {
             JobSpec::Convert(_) => "convert",
             JobSpec::Create(_) => "create",
             JobSpec::Dd(_) => "dd",
+            JobSpec::Extract(_) => "extract",
             JobSpec::Resize(_) => "resize",
             JobSpec::Repair(_) => "check",
             JobSpec::Snapshot(_) => "snapshot",
@@ -84,6 +90,7 @@ impl JobSpec {
             JobSpec::Convert(spec) => spec.command(),
             JobSpec::Create(spec) => spec.command(),
             JobSpec::Dd(spec) => spec.command(),
+            JobSpec::Extract(spec) => spec.command(),
             JobSpec::Resize(spec) => spec.command(),
             JobSpec::Repair(spec) => spec.command(),
             JobSpec::Snapshot(spec) => spec.command(),
@@ -95,6 +102,9 @@ impl JobSpec {
             JobSpec::Convert(spec) => JobSpec::Convert(spec.absolute()),
             JobSpec::Create(spec) => JobSpec::Create(create::ImageSpec { target: absolute(spec.target), ..spec }),
             JobSpec::Dd(spec) => JobSpec::Dd(dd::DdSpec { input: absolute(spec.input), output: absolute(spec.output), ..spec }),
+            JobSpec::Extract(spec) => {
+                JobSpec::Extract(extract::ExtractSpec { image: absolute(spec.image), target: absolute(spec.target), ..spec })
+            }
             JobSpec::Resize(spec) => JobSpec::Resize(resize::ResizeSpec { image: absolute(spec.image), ..spec }),
             JobSpec::Repair(spec) => JobSpec::Repair(check::RepairSpec {
                 image: absolute(spec.image),
@@ -116,7 +126,12 @@ impl JobSpec {
         match self {
             JobSpec::Convert(spec) => convert::discard(spec, state),
             // These leave nothing that a later run would go on with.
-            JobSpec::Create(_) | JobSpec::Dd(_) | JobSpec::Resize(_) | JobSpec::Repair(_) | JobSpec::Snapshot(_) => Ok(()),
+            JobSpec::Create(_)
+            | JobSpec::Dd(_)
+            | JobSpec::Extract(_)
+            | JobSpec::Resize(_)
+            | JobSpec::Repair(_)
+            | JobSpec::Snapshot(_) => Ok(()),
         }
     }
     /// Makes the plan and does nothing else: what `--dry-run` and the confirm dialog show.
