@@ -1,4 +1,4 @@
-//! Opens, describes, maps and reads hostile bytes within bounds, and proves the promises of [`Image`]. Shared by the fuzz targets
+//! Opens, describes, maps, reads and checks hostile bytes within bounds, and proves the promises of [`Image`]. Shared by the fuzz targets
 //! and the property tests, so that both try the same; no part of the program uses it.
 
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::chain::{Chain, OpenOptions};
 use super::error::Result;
 use super::format::probe::{best, probe, warnings};
+use super::format::qcow2::diff::Pointers;
 use super::format::{Format, Image, Source};
 use super::guest::fs::FileType;
 use super::guest::identity::identify;
@@ -16,6 +17,7 @@ use super::io::gate::Gate;
 use super::io::memory::Memory;
 use super::io::{Device, ReadAt};
 use super::model::Kind;
+use super::ops::check::tools;
 
 /// Extents walked through.
 const STEPS: usize = 512;
@@ -29,11 +31,18 @@ pub fn bytes(format: Option<Format>, bytes: &[u8]) -> Result<()> {
     assert!(matches.iter().any(|m| m.format == Format::Raw), "raw is always possible");
     let _ = warnings(Path::new("image.vmdk"), &matches);
     let format = format.unwrap_or_else(|| best(&matches));
-    let image = (format.entry().open)(Source { dev, path: PathBuf::from("image"), gate: Gate::closed() })?;
+    let source = Source { dev, path: PathBuf::from("image"), gate: Gate::closed() };
+    if let Some(tools) = tools(format) {
+        let _ = (tools.check)(&source);
+    }
+    let image = (format.entry().open)(source.clone())?;
     self::image(image.as_ref())?;
     for snapshot in image.describe().snapshots.iter().take(4) {
         if let Ok(s) = image.snapshot(&snapshot.id) {
             let _ = self::image(s.as_ref());
+        }
+        if let Ok(pointers) = Pointers::open(&source, Some(&snapshot.id), None) {
+            let _ = pointers.each(pointers.from.size.max(pointers.to.size), &mut |_| Ok(()));
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ mod amazon;
 mod bitmaps;
 mod chain;
 mod check;
+mod check_formats;
 mod cli;
 mod common;
 mod convert;

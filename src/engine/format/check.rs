@@ -163,6 +163,10 @@ pub struct CheckReport {
 impl CheckReport {
     /// Adds an instance of `rule`.
     pub fn note(&mut self, rule: &'static Rule, spot: Spot) {
+        self.note_many(rule, spot, 1);
+    }
+    /// Adds `count` instances of `rule`, of which `spot` is the first.
+    pub fn note_many(&mut self, rule: &'static Rule, spot: Spot, count: u64) {
         let finding = match self.findings.iter_mut().find(|f| f.rule.id == rule.id) {
             Some(f) => f,
             None => {
@@ -173,7 +177,7 @@ impl CheckReport {
                 }
             }
         };
-        finding.count += 1;
+        finding.count = finding.count.saturating_add(count);
         if finding.spots.len() < SPOTS {
             finding.spots.push(spot);
         }

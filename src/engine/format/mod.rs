@@ -14,10 +14,13 @@ pub mod named;
 pub mod probe;
 pub mod qcow;
 pub mod qcow2;
+pub mod ranges;
 pub mod raw;
+pub mod rules;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod uses;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;

@@ -10,7 +10,7 @@ use super::{Operation, Outcome, edit};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::check::{CheckFn, CheckReport, Repair, RepairFn, Repaired, Repairing, Severity};
 use crate::engine::format::probe::{best, probe};
-use crate::engine::format::{Format, Source, qcow2};
+use crate::engine::format::{Format, Source, cow, qcow, qcow2, vdi, vhd, vhdx, vmdk};
 use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::{Device, ReadAt, WriteDevice};
@@ -32,6 +32,12 @@ pub struct Tools {
 pub fn tools(format: Format) -> Option<Tools> {
     match format {
         Format::Qcow2 => Some(Tools { check: qcow2::check::check, repair: Some(qcow2::repair::repair) }),
+        Format::Qcow => Some(Tools { check: qcow::check::check, repair: None }),
+        Format::Cow => Some(Tools { check: cow::check::check, repair: None }),
+        Format::Vmdk => Some(Tools { check: vmdk::check, repair: None }),
+        Format::Vdi => Some(Tools { check: vdi::check::check, repair: None }),
+        Format::Vhd => Some(Tools { check: vhd::check::check, repair: None }),
+        Format::Vhdx => Some(Tools { check: vhdx::check::check, repair: None }),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Opens, maps and reads arbitrary bytes as aki.
+//! Opens, checks, maps and reads arbitrary bytes as aki.
 #![no_main]
 
 use cowshed::engine::exercise;

@@ -1,4 +1,4 @@
-//! Opens, maps and reads arbitrary bytes as ami.
+//! Opens, checks, maps and reads arbitrary bytes as ami.
 #![no_main]
 
 use cowshed::engine::exercise;

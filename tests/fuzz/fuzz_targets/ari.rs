@@ -1,4 +1,4 @@
-//! Opens, maps and reads arbitrary bytes as ari.
+//! Opens, checks, maps and reads arbitrary bytes as ari.
 #![no_main]
 
 use cowshed::engine::exercise;

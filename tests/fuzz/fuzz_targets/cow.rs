@@ -1,4 +1,4 @@
-//! Opens, maps and reads arbitrary bytes as cow.
+//! Opens, checks, maps and reads arbitrary bytes as cow.
 #![no_main]
 
 use cowshed::engine::exercise;

@@ -1,4 +1,4 @@
-//! Opens, maps and reads arbitrary bytes as iso.
+//! Opens, checks, maps and reads arbitrary bytes as iso.
 #![no_main]
 
 use cowshed::engine::exercise;

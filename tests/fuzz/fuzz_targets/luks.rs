@@ -1,4 +1,4 @@
-//! Opens, maps and reads arbitrary bytes as luks.
+//! Opens, checks, maps and reads arbitrary bytes as luks.
 #![no_main]
 
 use cowshed::engine::exercise;

@@ -1,4 +1,4 @@
-//! Opens, maps and reads arbitrary bytes as qcow.
+//! Opens, checks, maps and reads arbitrary bytes as qcow.
 #![no_main]
 
 use cowshed::engine::exercise;

@@ -1,4 +1,4 @@
-//! Opens, maps and reads arbitrary bytes as qcow2.
+//! Opens, checks, maps and reads arbitrary bytes as qcow2.
 #![no_main]
 
 use cowshed::engine::exercise;

@@ -1,4 +1,4 @@
-//! Opens, maps and reads arbitrary bytes as raw.
+//! Opens, checks, maps and reads arbitrary bytes as raw.
 #![no_main]
 
 use cowshed::engine::exercise;

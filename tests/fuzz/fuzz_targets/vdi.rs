@@ -1,4 +1,4 @@
-//! Opens, maps and reads arbitrary bytes as vdi.
+//! Opens, checks, maps and reads arbitrary bytes as vdi.
 #![no_main]
 
 use cowshed::engine::exercise;

@@ -1,4 +1,4 @@
-//! Opens, maps and reads arbitrary bytes as vhd.
+//! Opens, checks, maps and reads arbitrary bytes as vhd.
 #![no_main]
 
 use cowshed::engine::exercise;

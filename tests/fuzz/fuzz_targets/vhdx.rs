@@ -1,4 +1,4 @@
-//! Opens, maps and reads arbitrary bytes as vhdx.
+//! Opens, checks, maps and reads arbitrary bytes as vhdx.
 #![no_main]
 
 use cowshed::engine::exercise;

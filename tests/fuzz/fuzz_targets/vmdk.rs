@@ -1,4 +1,4 @@
-//! Opens, maps and reads arbitrary bytes as vmdk.
+//! Opens, checks, maps and reads arbitrary bytes as vmdk.
 #![no_main]
 
 use cowshed::engine::exercise;

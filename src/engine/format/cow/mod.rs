@@ -4,6 +4,7 @@
 //! `write` writes.
 
 pub mod bitmap;
+pub mod check;
 pub mod header;
 pub mod image;
 mod write;
@@ -19,7 +20,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "cow",
     title: "User-mode Linux copy-on-write, version 2",
     extensions: &["cow"],
-    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, ..Caps::NONE },
+    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, check: true, ..Caps::NONE },
     guide: Guide {
         what: "Changes against a read-only disk: one bit per sector says whether the sector is in this file.",
         origin: "User-mode Linux (2001); QEMU wrote version 2 until it dropped the format in 2014.",

@@ -2,6 +2,7 @@
 //!
 //! Owns the format's row and its probe. The structures are in [`header`] and [`tables`], reading is in [`image`], writing in `write`.
 
+pub mod check;
 pub mod header;
 pub mod image;
 pub mod tables;
@@ -27,6 +28,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
         compression: true,
         encryption: true,
         sparse: true,
+        check: true,
         ..Caps::NONE
     },
     guide: Guide {

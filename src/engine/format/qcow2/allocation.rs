@@ -8,8 +8,8 @@ use crate::engine::io::{WriteAt, WriteDevice};
 use crate::engine::limits::MAX_REFTABLE_BYTES;
 
 use super::header::Header;
-use super::ranges::Ranges;
 use super::refcounts::Refcounts;
+use crate::engine::format::ranges::Ranges;
 
 /// How many clusters past the end of the file may be counted as used: a crash leaves some, and looking further would be endless.
 const BEYOND: u64 = 1 << 20;

@@ -1,6 +1,7 @@
 //! Which guest ranges two states of a disk may differ in, told by the mapping tables alone: equal pointers are equal content. Reads
 //! no guest data. Specification: "Cluster mapping", "Snapshots".
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::engine::error::{Error, ErrorKind, Result};
@@ -63,12 +64,19 @@ impl Pointers {
     pub fn each(&self, end: u64, visit: &mut dyn FnMut(Range<u64>) -> Result<()>) -> Result<()> {
         let g = &self.geometry;
         let mut pending: Option<Range<u64>> = None;
+        // A table has one place in a disk; one that is named again and again would cost as much as many.
+        let mut seen = [HashSet::new(), HashSet::new()];
         for index in 0..end.div_ceil(g.l2_span()) {
             let (x, y) = (self.table_at(&self.from, index)?, self.table_at(&self.to, index)?);
             // One table may show more to the state with the larger disk.
             let whole = (index + 1) * g.l2_span() <= self.from.size.min(self.to.size) || self.from.size == self.to.size;
             if x == y && whole {
                 continue;
+            }
+            for (seen, at) in seen.iter_mut().zip([x, y]) {
+                if at.is_some_and(|at| !seen.insert(at)) {
+                    return Err(Error::corrupt("an L2 table stands in two places of one disk").hint("run check on the image"));
+                }
             }
             let (x, y) = (self.table(x)?, self.table(y)?);
             for n in 0..g.l2_entries() {

@@ -27,7 +27,6 @@ pub mod holes;
 pub mod image;
 pub mod lineage;
 pub mod live;
-pub mod ranges;
 pub mod refcounts;
 pub mod repair;
 pub mod resize;

@@ -1,6 +1,7 @@
 //! VDI (VirtualBox): dynamic, static and differencing images, version 1.1. A parent is known by its UUIDs only: the chain looks
 //! for it among the images of the folder or the library.
 
+pub mod check;
 pub mod create;
 pub mod header;
 pub mod resize;
@@ -32,7 +33,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "vdi",
     title: "VirtualBox disk image",
     extensions: &["vdi"],
-    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, resize: true, ..Caps::NONE },
+    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, resize: true, check: true, ..Caps::NONE },
     guide: Guide {
         what: "A disk in blocks of 1 MiB behind one flat map. Static images hold every block; differencing ones only what changed.",
         origin: "VirtualBox, where it is the default. Its snapshots are chains of differencing images that know their parent by \

@@ -77,6 +77,14 @@ impl Footer {
         if want != have {
             return Some(Err(Error::corrupt(format!("the footer's checksum is {want:08x}, but its bytes give {have:08x}"))));
         }
+        Self::fields(b)
+    }
+
+    /// The same, whatever the checksum says.
+    pub(super) fn fields(b: &[u8]) -> Option<Result<Footer>> {
+        if b.get(..8)? != COOKIE {
+            return None;
+        }
         let kind = match be32(b, 60)? {
             2 => DiskType::Fixed,
             3 => DiskType::Dynamic,
@@ -221,13 +229,19 @@ pub fn find(dev: &dyn ReadAt) -> Result<Found> {
 
 /// The footer at the end of `dev`, of 512 or 511 bytes, and where it begins.
 fn at_end(dev: &dyn ReadAt) -> Result<(Option<Result<Footer>>, u64)> {
+    let (bytes, at) = bytes_at_end(dev)?;
+    Ok((bytes.and_then(|b| Footer::decode(&b)), at))
+}
+
+/// The bytes with a footer's cookie at the end of `dev`, 512 or 511 of them, and where they begin.
+pub(super) fn bytes_at_end(dev: &dyn ReadAt) -> Result<(Option<Vec<u8>>, u64)> {
     let len = dev.len();
     for size in [BYTES, BYTES - 1] {
         let Some(at) = len.checked_sub(size as u64) else { continue };
         let mut b = vec![0u8; size];
         dev.read_at(at, &mut b)?;
-        if let Some(found) = Footer::decode(&b) {
-            return Ok((Some(found), at));
+        if b.starts_with(COOKIE) {
+            return Ok((Some(b), at));
         }
     }
     Ok((None, len))

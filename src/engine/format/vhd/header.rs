@@ -67,16 +67,32 @@ impl Header {
             return Err(bad(format!("its checksum is {want:08x}, but its bytes give {have:08x}")));
         }
         let header = Self::decode(&b).ok_or_else(|| bad("it is too short".to_string()))?;
-        if header.version >> 16 != 1 {
-            return Err(with_path(
-                Error::unsupported(format!("its dynamic header is of version {:#x}; cowshed reads 1.x", header.version)).at(at),
-                dev,
-            ));
-        }
-        if !header.block_size.is_power_of_two() || !(SECTOR..=GIB).contains(&header.block_size) {
-            return Err(bad(format!("a block size of {} bytes is not possible", header.block_size)));
-        }
+        header.possible().map_err(|e| with_path(e.op("read VHD dynamic header").at(at), dev))?;
         Ok(header)
+    }
+
+    /// The header at byte `at` whatever its checksum says, and whether that is right.
+    pub(super) fn read_unproved(dev: &dyn ReadAt, at: u64) -> Result<(Header, bool)> {
+        let b = read_vec(dev, at, BYTES as u64, BYTES as u64).op("read VHD dynamic header")?;
+        let bad = |why: &str| Error::corrupt(why).op("read VHD dynamic header").at(at);
+        if b.get(..8) != Some(COOKIE) {
+            return Err(bad("there is no dynamic header where the footer says"));
+        }
+        let header = Self::decode(&b).ok_or_else(|| bad("it is too short"))?;
+        header.possible()?;
+        Ok((header, be32(&b, 36) == Some(checksum(&b, 36))))
+    }
+
+    /// Refuses values that no reader can work with.
+    fn possible(&self) -> Result<()> {
+        if self.version >> 16 != 1 {
+            return Err(Error::unsupported(format!("its dynamic header is of version {:#x}; cowshed reads 1.x", self.version)));
+        }
+        if !self.block_size.is_power_of_two() || !(SECTOR..=GIB).contains(&self.block_size) {
+            return Err(Error::corrupt(format!("a block size of {} bytes is not possible", self.block_size))
+                .hint("run check on the image"));
+        }
+        Ok(())
     }
 
     fn decode(b: &[u8]) -> Option<Header> {

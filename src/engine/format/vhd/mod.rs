@@ -1,6 +1,7 @@
 //! VHD (Virtual PC, Hyper-V generation 1; `vpc` to QEMU): fixed, dynamic and differencing disks, with the sector bitmaps that
 //! say which sectors of a block the image itself holds.
 
+pub mod check;
 pub mod create;
 pub mod footer;
 pub mod header;
@@ -30,7 +31,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "vpc",
     title: "virtual hard disk (Virtual PC, Hyper-V generation 1)",
     extensions: &["vhd", "vpc", "avhd"],
-    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, resize: true, ..Caps::NONE },
+    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, resize: true, check: true, ..Caps::NONE },
     guide: Guide {
         what: "Fixed: the disk's bytes with a 512-byte footer behind them. Dynamic: blocks of 2 MiB, each with a bitmap of its \
                sectors. Differencing: the sectors that differ from a parent. At most 2040 GiB.",

@@ -84,6 +84,12 @@ impl Header {
     }
 }
 
+/// Which of the two headers are intact.
+pub(super) fn intact(dev: &dyn ReadAt) -> Result<[bool; 2]> {
+    let one = |at: u64| Ok::<_, Error>(Header::decode(&read_vec(dev, at, BYTES, BYTES)?).is_some());
+    Ok([one(AT[0])?, one(AT[1])?])
+}
+
 /// The current header, which of the two it is, and who made the file.
 #[derive(Debug, Clone)]
 pub struct Found {

@@ -1,6 +1,7 @@
 //! VHDX (Hyper-V generation 2): fixed, dynamic and differencing disks with 512 and 4096-byte sectors. A dirty log is replayed in
 //! memory before anything is read through it.
 
+pub mod check;
 pub mod create;
 pub mod header;
 pub mod log;
@@ -28,7 +29,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "vhdx",
     title: "virtual hard disk v2 (Hyper-V generation 2)",
     extensions: &["vhdx", "avhdx"],
-    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, resize: true, ..Caps::NONE },
+    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, resize: true, check: true, ..Caps::NONE },
     guide: Guide {
         what: "Blocks of 1 to 256 MiB behind one table, with a log that keeps the metadata whole through a power cut. Fixed, \
                dynamic or differencing; up to 64 TiB; 512 or 4096-byte sectors.",

@@ -44,6 +44,7 @@ pub(super) fn open(dev: &dyn ReadAt) -> Result<Header> {
         entries: Entries::Sectors { zero_grain: false },
         packing: Packing::Plain,
         writable: false,
+        stood_in: false,
     };
     if grain != 0 && entries < geometry.tables() {
         return Err(Error::corrupt(format!("its grain directory has {entries} entries and {} are needed", geometry.tables()))

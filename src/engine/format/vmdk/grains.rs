@@ -64,6 +64,8 @@ pub(super) struct Geometry {
     pub(super) packing: Packing,
     /// The writer knows how to change it.
     pub(super) writable: bool,
+    /// The directory is out of the file's reach, and the redundant one was taken in its place.
+    pub(super) stood_in: bool,
 }
 
 /// What an entry says.
@@ -130,6 +132,7 @@ impl Geometry {
         match self.redundant.filter(|&r| fits(r)) {
             Some(r) => {
                 self.directory = r;
+                self.stood_in = true;
                 // A writer must not go on as if nothing were wrong.
                 self.writable = false;
                 Ok(Some("the grain directory lies outside the file; the redundant one is used".to_string()))
@@ -273,8 +276,14 @@ impl Grains {
         Err(error.op(format!("read grain {number}")))
     }
 
+    /// Bytes of the part of table `index` that the extent's grains need.
+    pub(super) fn used(&self, index: u64) -> u64 {
+        let g = &self.geometry;
+        g.capacity.div_ceil(g.grain).saturating_sub(index.saturating_mul(g.per_table)).min(g.per_table) * g.width()
+    }
+
     /// Bytes that must be in the file for grain `number`: all of it, the part on the disk for the last, a marker when compressed.
-    fn stored(&self, number: u64) -> u64 {
+    pub(super) fn stored(&self, number: u64) -> u64 {
         match self.geometry.packing {
             Packing::Plain => self.geometry.grain.min(self.geometry.capacity.saturating_sub(number * self.geometry.grain)),
             Packing::Deflate { .. } => stream::MARKER,
@@ -300,7 +309,7 @@ impl Grains {
         let g = &self.geometry;
         let entry = directory.saturating_add(index * g.width());
         let place = g.table_place(self.raw(entry)?);
-        let used = (g.capacity.div_ceil(g.grain) - index * g.per_table).min(g.per_table) * g.width();
+        let used = self.used(index);
         match place {
             Some(None) => Ok(None),
             Some(Some(at)) if at.checked_add(used).is_some_and(|end| end <= len) => Ok(Some(at)),
@@ -313,7 +322,8 @@ impl Grains {
         }
     }
 
-    fn raw(&self, offset: u64) -> Result<u64> {
+    /// The entry at byte `offset` of the file.
+    pub(super) fn raw(&self, offset: u64) -> Result<u64> {
         let width = self.geometry.width();
         let slice = self.pages.slice(self.file, self.dev.as_ref(), offset, width)?;
         raw_entry(&slice).ok_or_else(|| past_end(self.dev.as_ref(), offset, width))
@@ -383,7 +393,8 @@ impl Grains {
     }
 }
 
-fn raw_entry(bytes: &[u8]) -> Option<u64> {
+/// An entry of 4 or 8 bytes.
+pub(super) fn raw_entry(bytes: &[u8]) -> Option<u64> {
     match bytes.len() {
         4 => le32(bytes, 0).map(u64::from),
         8 => le64(bytes, 0),

@@ -11,6 +11,7 @@
 //!  CID, parent                                   (cached pages; redundant copy)
 //! ```
 
+mod check;
 mod compose;
 mod cowd;
 mod create;
@@ -29,8 +30,9 @@ mod stream;
 mod streamout;
 mod writer;
 
+use super::check::CheckReport;
 use super::probe::{Match, Probe};
-use super::{Caps, Format, FormatEntry, Guide};
+use super::{Caps, Format, FormatEntry, Guide, Source};
 use crate::engine::io::bytes::{array, le32, le64};
 
 /// Its row in the table of formats.
@@ -49,6 +51,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
         encryption: true,
         sparse: true,
         resize: true,
+        check: true,
         ..Caps::NONE
     },
     guide: Guide {
@@ -65,6 +68,13 @@ pub static ENTRY: FormatEntry = FormatEntry {
     create: Some(create::create),
     open_write: Some(writer::open_write),
 };
+
+/// Checks the image. Only reads.
+///
+/// Errors: the descriptor or the header of the image file cannot be read.
+pub fn check(source: &Source) -> crate::engine::error::Result<CheckReport> {
+    check::check(source)
+}
 
 fn probe(p: &Probe<'_>) -> Option<Match> {
     let evidence = match array::<4>(p.head, 0) {

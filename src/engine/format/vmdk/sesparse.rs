@@ -58,6 +58,7 @@ pub(super) fn open(dev: &dyn ReadAt) -> Result<Geometry> {
         entries: Entries::SeSparse { tables: place("the grain tables", 144)?, grains: place("the grains", 192)? },
         packing: Packing::Plain,
         writable: false,
+        stood_in: false,
     };
     let directory = place("the grain directory's end", 136)?;
     if geometry.capacity <= i64::MAX as u64 && directory / 8 < geometry.tables() {

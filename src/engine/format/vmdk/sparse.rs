@@ -130,6 +130,7 @@ impl Header {
             },
             // Version 3 may carry change tracking, which a writer would have to keep.
             writable: self.version < 3,
+            stood_in: false,
         })
     }
 

@@ -1,20 +1,6 @@
 //! What can be wrong with a qcow2 image, in words.
 
-use crate::engine::format::check::{Mend, Rule, Severity};
-
-macro_rules! rules {
-    ($($name:ident $id:literal $severity:ident $mend:ident, $title:literal, $means:literal, $repair:literal;)*) => {$(
-        #[doc = $title]
-        pub(in crate::engine::format::qcow2) static $name: Rule = Rule {
-            id: $id,
-            severity: Severity::$severity,
-            title: $title,
-            means: $means,
-            mend: Mend::$mend,
-            repair: $repair,
-        };
-    )*};
-}
+use crate::engine::format::rules::rules;
 
 rules! {
     LEAK "leak" Leak Leaks,

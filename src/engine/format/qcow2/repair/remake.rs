@@ -12,11 +12,11 @@ use super::super::check::{Checker, L2Use, Table, Tick, rules};
 use super::super::head;
 use super::super::header::{BITMAPS, CORRUPT, Header, RAW_EXTERNAL};
 use super::super::image::read_l1;
-use super::super::ranges::Ranges;
 use super::super::snapshots::Entry;
 use super::super::tables::{COMPRESSED, COPIED, OFFSET, ZERO};
 use super::goal::Goal;
 use super::room::{Built, Room};
+use crate::engine::format::ranges::Ranges;
 
 /// A repair on its way.
 pub(super) struct Remake {

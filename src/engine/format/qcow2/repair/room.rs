@@ -7,10 +7,10 @@ use crate::engine::io::WriteDevice;
 use crate::engine::limits::MAX_REFTABLE_BYTES;
 
 use super::super::check::Checker;
-use super::super::ranges::Ranges;
 use super::super::refcounts::{max_count, put_count};
 use super::super::stored::Last;
 use super::goal::Goal;
+use crate::engine::format::ranges::Ranges;
 
 /// Host offsets end here (QEMU: block/qcow2.h).
 const MAX_HOST: u64 = 1 << 56;

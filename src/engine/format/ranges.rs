@@ -1,14 +1,14 @@
-//! A set of clusters as ranges: what hostile tables claim in one word costs one entry, not one for each cluster.
+//! A set of numbers (clusters, sectors, bytes) as ranges: what hostile tables claim in one word costs one entry, not one for each.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Disjoint ranges of cluster numbers, neighbours merged.
+/// Disjoint ranges of numbers, neighbours merged.
 #[derive(Debug, Default)]
 pub struct Ranges(BTreeMap<u64, u64>);
 
 impl Ranges {
-    /// Adds the clusters of `range`.
+    /// Adds the numbers of `range`.
     pub fn insert(&mut self, range: Range<u64>) {
         let (mut start, mut end) = (range.start, range.end);
         if start >= end {
@@ -25,7 +25,7 @@ impl Ranges {
         self.0.insert(start, end);
     }
 
-    /// Takes one cluster out.
+    /// Takes one number out.
     pub fn remove(&mut self, cluster: u64) {
         if let Some((&s, &e)) = self.0.range(..=cluster).next_back()
             && cluster < e
@@ -39,7 +39,7 @@ impl Ranges {
         }
     }
 
-    /// The first cluster of `range` that is in the set.
+    /// The first number of `range` that is in the set.
     pub fn first_in(&self, range: Range<u64>) -> Option<u64> {
         if range.is_empty() {
             return None;
@@ -48,15 +48,25 @@ impl Ranges {
         before.or_else(|| self.0.range(range).next().map(|(s, _)| *s))
     }
 
-    /// Takes the clusters of `range` out.
+    /// Takes the numbers of `range` out.
     pub fn cut(&mut self, range: Range<u64>) {
         while let Some(cluster) = self.first_in(range.clone()) {
             self.remove(cluster);
         }
     }
 
+    /// How many ranges there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True when nothing is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The ranges, ascending.
-    pub fn iter(&self) -> impl Iterator<Item = Range<u64>> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = Range<u64>> {
         self.0.iter().map(|(s, e)| *s..*e)
     }
 
