@@ -68,4 +68,9 @@ pub enum Action {
     Export,
     Branch,
     Diff,
+    RetryJob,
+    LimitUp,
+    LimitDown,
+    RankJob,
+    ShowLog,
 }

@@ -5,6 +5,7 @@ use super::action::Action;
 use super::layer::Layer;
 use super::model::{Model, Pane, Screen};
 use super::state::snapshots::What;
+use crate::engine::job::JobState;
 use crate::engine::units::printable;
 
 /// Where a command's keys work.
@@ -155,9 +156,41 @@ fn has_filter(m: &Model) -> Result<(), String> {
 
 fn has_job(m: &Model) -> Result<(), String> {
     match m.selected_job() {
+        None if m.jobs.selected_left().is_some() => no("this job was interrupted; R resumes it"),
         None => no("no job is selected"),
         Some(j) if !j.live() => no("this job has ended"),
         Some(_) => Ok(()),
+    }
+}
+
+fn can_pause(m: &Model) -> Result<(), String> {
+    if m.jobs.selected_left().is_some() { Ok(()) } else { has_job(m) }
+}
+
+fn can_retry(m: &Model) -> Result<(), String> {
+    match m.selected_job() {
+        _ if m.read_only => no("read-only mode: nothing is written"),
+        Some(j) if j.live() => no("this job has not ended; Space pauses and resumes it"),
+        Some(j) if j.view.state == JobState::Done => no("this job is done"),
+        Some(_) => Ok(()),
+        None if m.jobs.selected_left().is_some() => Ok(()),
+        None => no("no job is selected"),
+    }
+}
+
+fn can_rank(m: &Model) -> Result<(), String> {
+    has_job(m)?;
+    match m.selected_job() {
+        Some(j) if j.view.state != JobState::Queued => no("only a job that waits for its turn has a priority"),
+        _ => Ok(()),
+    }
+}
+
+fn has_log(m: &Model) -> Result<(), String> {
+    match m.selected_job() {
+        Some(j) if j.log.is_empty() => no("its log is empty"),
+        Some(_) => Ok(()),
+        None => no("no job is selected"),
     }
 }
 
@@ -354,9 +387,14 @@ pub static COMMANDS: &[Command] = &[
     row(A::OpenImage, S::Snapshots, "snapshots.open", "open image", &["enter"], "Show the snapshots of the overlay or base under the cursor.").footer(8).when(on_other_image),
     row(A::Reload, S::Snapshots, "snapshots.reload", "reload", &["f5"], "Read the snapshots again."),
 
-    row(A::CancelJob, S::Jobs, "jobs.cancel", "cancel", &["x"], "Cancel the selected job; what it had written so far is removed.").footer(2).when(has_job),
-    row(A::PauseJob, S::Jobs, "jobs.pause", "pause/resume", &["space", "p"], "Pause the selected job, or let it go on.").footer(1).when(has_job),
-    row(A::ForgetJobs, S::Jobs, "jobs.forget", "clear ended", &["D"], "Take ended jobs off the list.").footer(3).when(has_ended),
+    row(A::PauseJob, S::Jobs, "jobs.pause", "pause", &["space", "p"], "Pause the selected job, or let it go on; an interrupted one goes on where it was durable.").footer(1).when(can_pause),
+    row(A::CancelJob, S::Jobs, "jobs.cancel", "cancel…", &["x"], "Cancel the selected job, or discard an interrupted one: what it had written so far is removed. Asks first.").footer(2).when(can_pause),
+    row(A::RetryJob, S::Jobs, "jobs.retry", "retry", &["R"], "Do a failed or cancelled job again, or go on with an interrupted one where it was durable.").footer(3).when(can_retry),
+    row(A::LimitDown, S::Jobs, "jobs.slower", "slower", &["-", "_"], "Limit the selected job's rate, or lower its limit.").footer(4).when(has_job),
+    row(A::LimitUp, S::Jobs, "jobs.faster", "faster", &["+", "="], "Raise the selected job's limit; above the last step it is lifted.").footer(5).when(has_job),
+    row(A::RankJob, S::Jobs, "jobs.priority", "priority", &["P"], "Turn the priority of a waiting job: high, low, normal.").footer(7).when(can_rank),
+    row(A::ShowLog, S::Jobs, "jobs.log", "log", &["L"], "Read the selected job's whole log.").footer(6).when(has_log),
+    row(A::ForgetJobs, S::Jobs, "jobs.forget", "clear ended", &["D"], "Take ended jobs off the list.").footer(8).when(has_ended),
 
     row(A::Up, S::Moving, "move.up", "up", &["k", "up"], "One up."),
     row(A::Down, S::Moving, "move.down", "down", &["j", "down"], "One down."),

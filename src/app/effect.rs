@@ -54,6 +54,18 @@ pub enum Effect {
     PauseJob(JobId, bool),
     /// Take ended jobs off the list.
     ForgetJobs,
+    /// Do a job that has ended again, from where it was durable if it left something.
+    RetryJob(JobId),
+    /// Limit a job to so many bytes per second; 0 lifts the limit.
+    LimitJob(JobId, u64),
+    /// Change the priority of a job that waits.
+    RankJob(JobId, i32),
+    /// Look for interrupted jobs in the journal.
+    LookLeft,
+    /// Go on with the interrupted job of this key.
+    ResumeLeft(String),
+    /// Forget the interrupted job of this key, and remove what it had written.
+    DiscardLeft(String),
     /// Write the commented configuration to this file.
     WriteConfig(PathBuf),
 }

@@ -2,6 +2,7 @@
 
 use super::action::Action;
 use super::command::{COMMANDS, Command, Scope};
+use super::effect::Effect;
 use super::filter::Fuzzy;
 use super::form::Form;
 use super::input::Input;
@@ -29,10 +30,27 @@ pub enum Layer {
     GoTo(Input, Option<String>),
     /// A form, with the plan of what it asks for.
     Form(Box<Form>),
+    /// Something that cannot be taken back: what, and what is done on yes.
+    Confirm(Box<Confirm>),
     /// Quitting while jobs run: the choice under the cursor.
     Quit(usize),
     /// A text to read in full: title, lines, first line shown.
     Text(String, Vec<String>, usize),
+}
+
+/// A question whose answer is yes or no; no is under the cursor first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Confirm {
+    /// Title of the dialog.
+    pub title: String,
+    /// What will happen. May hold names from outside.
+    pub text: String,
+    /// The two buttons: no, yes.
+    pub words: [&'static str; 2],
+    /// Yes is under the cursor.
+    pub yes: bool,
+    /// What yes does.
+    pub effect: Effect,
 }
 
 /// The help of a screen.

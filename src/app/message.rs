@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::key::Key;
-use super::state::jobs::JobRow;
+use super::state::jobs::{JobRow, LeftRow};
 use super::worker::image::{CursorLoaded, GridLoaded, PageLoaded, SharesLoaded};
 use super::worker::jobs::PlanMade;
 use super::worker::library::Snapshot;
@@ -59,6 +59,8 @@ pub enum Message {
     Plan(Box<PlanMade>),
     /// The jobs as they are now.
     Jobs(Vec<JobRow>),
+    /// The jobs that processes left unfinished which are gone.
+    Left(Vec<LeftRow>),
     /// Something to tell at the bottom of the screen.
     Told(Arc<str>, Level),
 }

@@ -313,7 +313,7 @@ impl Model {
             }
             Pane::Grid => text(&mut self.guide.text),
             Pane::JobList => {
-                let len = self.jobs.rows.len();
+                let len = self.jobs.len();
                 (&mut self.jobs.scroll, len)
             }
             Pane::JobLog => text(&mut self.jobs.log),

@@ -207,6 +207,18 @@ fn carry_out(m: &mut Model, effects: Vec<Effect>, terminal: &mut dyn Terminal, w
                 workers.jobs.forget();
                 take(m, Message::Jobs(workers.jobs.sample()), terminal, workers)?;
             }
+            Effect::RetryJob(id) => workers.jobs.retry(id),
+            Effect::LimitJob(id, bytes) => {
+                workers.jobs.limit(id, bytes);
+                take(m, Message::Jobs(workers.jobs.sample()), terminal, workers)?;
+            }
+            Effect::RankJob(id, priority) => {
+                workers.jobs.rank(id, priority);
+                take(m, Message::Jobs(workers.jobs.sample()), terminal, workers)?;
+            }
+            Effect::LookLeft => workers.jobs.look_left(),
+            Effect::ResumeLeft(key) => workers.jobs.resume_left(&key),
+            Effect::DiscardLeft(key) => workers.jobs.discard_left(key),
             Effect::WriteConfig(path) => match write_config(&path) {
                 Ok(()) => m.tell(format!("wrote {}", path.display()), Level::Info),
                 Err(e) => m.tell(format!("{}: {e}", path.display()), Level::Error),

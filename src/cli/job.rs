@@ -1,7 +1,6 @@
 //! Running one job in the foreground: progress, signals, the exit code. The same runner serves the workbench.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
@@ -13,6 +12,7 @@ use crate::engine::job::{JobState, JobView, ProgressSnapshot, Runner, RunnerOpti
 use crate::engine::ops::JobSpec;
 use crate::engine::ops::plan::Plan;
 use crate::engine::units::printable;
+use crate::term::dirs::{runtime_dir, state_dir};
 
 /// Exit code after an interrupt, as shells have it.
 const INTERRUPTED: u8 = 130;
@@ -76,18 +76,6 @@ impl JobArgs {
         }
         foreground(spec, self.shown(out.quiet), out)
     }
-}
-
-/// The folder for the journal and the history.
-pub(super) fn state_dir() -> Option<PathBuf> {
-    let dirs = directories::ProjectDirs::from("", "", "cowshed")?;
-    Some(dirs.state_dir().unwrap_or_else(|| dirs.data_local_dir()).to_path_buf())
-}
-
-/// The folder for the socket: it goes away with the session, and nobody else can enter it.
-pub(super) fn runtime_dir() -> Option<PathBuf> {
-    let dirs = directories::ProjectDirs::from("", "", "cowshed")?;
-    dirs.runtime_dir().map(PathBuf::from).or_else(|| Some(state_dir()?.join("run")))
 }
 
 /// Prints a plan for people.

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::job::{Shown, foreground, runtime_dir, state_dir};
+use super::job::{Shown, foreground};
 use super::out::{Format as Output, Out};
 use super::{Failure, Verb};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::job::remote::{RemoteJob, Request, ask, sockets};
 use crate::engine::job::{Journal, Record, history};
 use crate::engine::units::printable;
+use crate::term::dirs::{runtime_dir, state_dir};
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

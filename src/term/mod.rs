@@ -3,6 +3,7 @@
 
 pub mod caps;
 pub mod clipboard;
+pub mod dirs;
 pub mod input;
 pub mod setup;
 pub mod tty;

@@ -72,7 +72,7 @@ pub fn run(options: Options) -> Result<u8> {
         library: LibraryWorker::spawn(scan, every, outbox.clone())?,
         images: ImageWorkers::spawn(&outbox)?,
         snapshots: SnapshotWorkers::spawn(&outbox)?,
-        jobs: JobWorkers::spawn(dirs.as_ref().and_then(|d| Some(d.state_dir()?.to_path_buf())), &outbox)?,
+        jobs: JobWorkers::spawn(super::dirs::state_dir(), super::dirs::runtime_dir(), &outbox)?,
     };
     input::spawn(outbox)?;
     let ended = runtime::run(model, &mut tty, inbox, &mut workers);

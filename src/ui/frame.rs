@@ -7,7 +7,7 @@ use ratatui::style::Style;
 use super::pen::{put, put_right};
 use super::text::{cut, width};
 use super::theme::Role;
-use super::{Canvas, LEAST};
+use super::{Canvas, LEAST, widget};
 use crate::app::command::{COMMANDS, Command, Scope};
 use crate::app::hits::Hit;
 use crate::app::layer::Layer;
@@ -107,6 +107,9 @@ fn status(c: &Canvas<'_>) -> Vec<(String, Role)> {
     if live > 0 {
         out.push((format!("jobs {live}{}", s.run), Role::Live));
     }
+    if !c.m.jobs.left.is_empty() {
+        out.push((format!("{}{}", c.m.jobs.left.len(), s.pause), Role::Warn));
+    }
     if c.m.library.data.scanning || c.m.library.loading {
         let frame = s.spinner.get(c.m.now.frame(s.spinner.len())).copied().unwrap_or_default();
         out.push((format!("{frame} scanning"), Role::Accent));
@@ -129,6 +132,7 @@ fn notice(c: &mut Canvas<'_>, area: Rect) {
 }
 
 fn footer(c: &mut Canvas<'_>, area: Rect) {
+    let area = jobs_gauge(c, area);
     if let Some(Layer::Filter) = c.m.layer() {
         let hints = [("Enter", "keep"), ("Esc", "clear"), ("^~", "move")];
         let hints = if c.look.symbols.up == "↑" {
@@ -179,6 +183,22 @@ fn footer(c: &mut Canvas<'_>, area: Rect) {
         c.hits.add(Rect { x: area.x + start, y: area.y, width: x - start, height: 1 }, Hit::Run(row.action));
         x += 2;
     }
+}
+
+/// At the right end of the footer: how far the live jobs together are. Gives what is left of it.
+fn jobs_gauge(c: &mut Canvas<'_>, area: Rect) -> Rect {
+    let Some(share) = c.m.jobs.share() else { return area };
+    let gauge: u16 = if area.width >= 100 { 12 } else { 6 };
+    let room = gauge + 5;
+    if area.width < 70 {
+        return area;
+    }
+    let at = Rect { x: area.x + area.width - room, width: room, ..area };
+    widget::gauge(c, at, 0, share, usize::from(gauge));
+    // Never a hundred while a job lives: its result is not durable yet.
+    put_right(c.buf, at, room, 0, &format!("{:.0}%", (share * 100.0).floor().min(99.0)), c.look.style(Role::Text));
+    c.hits.add(at, Hit::Screen(Screen::Jobs));
+    Rect { width: area.width - room - 2, ..area }
 }
 
 /// A note instead of a screen, as much of it as fits.

@@ -181,6 +181,100 @@ fn forms_and_their_plans_at_every_size() {
     }
 }
 
+/// Jobs in every state, one of them interrupted.
+fn working(size: (u16, u16)) -> Model {
+    use crate::app::state::jobs::JobRow;
+    use crate::app::update::tests::interrupted;
+    use crate::engine::error::Error;
+    use crate::engine::job::{Bound, Eta, JobId, JobState, JobView, LogLine, ProgressSnapshot, Sample};
+    use crate::engine::ops::plan::{Layout, Plan};
+    use crate::engine::ops::{JobSpec, Outcome, convert::ConvertSpec};
+    use std::time::{Duration, UNIX_EPOCH};
+    let mut m = start(size);
+    let at = UNIX_EPOCH + Duration::from_secs(crate::app::fixture::NOW as u64);
+    let mut layout = Layout::new(40 * GIB);
+    layout.add(0, 12 * GIB);
+    layout.add(15 * GIB, 20 * GIB);
+    let row = |n: u64, state: JobState, done: u64| {
+        let spec = ConvertSpec::new(format!("/srv/images/disk-{n}.vmdk"), format!("/srv/images/disk-{n}.qcow2"), Format::Qcow2);
+        let spec = JobSpec::Convert(spec);
+        let total = 17 * GIB;
+        let live = !state.is_over() && state != JobState::Queued;
+        let progress = ProgressSnapshot {
+            phase: "copying".into(),
+            total,
+            done: done * GIB,
+            read: done * GIB,
+            written: done * GIB / 2,
+            skipped: 3 * GIB,
+            durable: done * GIB - GIB.min(done * GIB),
+            reached: done * GIB,
+            read_rate: live.then_some(412 * MIB),
+            write_rate: live.then_some(171 * MIB),
+            percent: if state == JobState::Done { 100.0 } else { done as f32 / 17.0 * 100.0 },
+            eta: live.then_some(Eta { left: Duration::from_secs(461), spread: Duration::from_secs(40) }),
+            bound: live.then_some(Bound::Cpu),
+            elapsed: Duration::from_secs(502),
+        };
+        let view = JobView {
+            id: JobId(n),
+            title: spec.title(),
+            spec,
+            state,
+            why: (state == JobState::Queued).then(|| "waits for its turn".to_string()),
+            key: live.then(|| "91ab77c0".to_string()),
+            priority: i32::from(state == JobState::Queued),
+            limit: if n == 5 { 50 * MIB } else { 0 },
+            plan: Some(Arc::new(Plan { title: "x".into(), layout: Some(layout.clone()), ..Plan::default() })),
+            progress,
+            outcome: (state == JobState::Done).then(|| Outcome { summary: "disk-2.qcow2 is complete".into(), made: Vec::new() }),
+            error: (state == JobState::Failed).then(|| Error::corrupt("3 clusters are damaged").op("convert").hint("--salvage")),
+            submitted: at,
+            ended: state.is_over().then_some(at),
+        };
+        let sample = |i: u64| Sample {
+            read: (i * 37 % 100) * 4 * MIB,
+            written: (i * 37 % 100) * 2 * MIB,
+            work: 0,
+            source: 0.1,
+            target: 0.2,
+            cpu: 0.7,
+            busy: (i * 13 % 20) as f32 / 10.0,
+        };
+        let log = vec![LogLine { at, text: "begins".into() }, LogLine { at, text: "a\x1b[31mname".into() }];
+        JobRow { view, samples: if live { (0..80).map(sample).collect() } else { Vec::new() }, log }
+    };
+    let rows = vec![
+        row(5, JobState::Running, 11),
+        row(4, JobState::Paused, 4),
+        row(3, JobState::Queued, 0),
+        row(2, JobState::Done, 17),
+        row(1, JobState::Failed, 2),
+    ];
+    update(&mut m, Message::Jobs(rows));
+    update(&mut m, Message::Left(vec![interrupted("/srv/images/fin-db.raw", None)]));
+    m.notice = None;
+    m
+}
+
+#[test]
+fn the_jobs_at_every_size() {
+    for (w, h) in SIZES {
+        let mut m = working((w, h));
+        keys(&mut m, "4");
+        let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+        golden(&format!("jobs-{w}x{h}"), &text(&buffer));
+    }
+    for (name, typed) in [("interrupted", "4 G"), ("cancel", "4 x"), ("quit", "4 q"), ("log", "4 L")] {
+        let mut m = working((100, 30));
+        keys(&mut m, typed);
+        let (buffer, ..) = render(&mut m, &look(Depth::Mono, false));
+        let shown = text(&buffer);
+        assert!(shown.is_ascii(), "{shown}");
+        golden(&format!("jobs-{name}-ascii"), &shown);
+    }
+}
+
 /// A disk of 40 GiB over two layers, with everything a map can show.
 fn mapped(size: (u16, u16)) -> Model {
     let mut m = start(size);

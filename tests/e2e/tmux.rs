@@ -129,6 +129,16 @@ impl Tmux {
         let ok = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
         assert!(ok.success());
     }
+    /// Kills it, and waits until it is gone: the screen stays as it was.
+    pub(crate) fn kill(&mut self) {
+        let pid = self.pid();
+        self.signal("KILL");
+        let start = Instant::now();
+        while Path::new(&format!("/proc/{pid}")).exists() {
+            assert!(start.elapsed() < PATIENCE, "it lives on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
     /// Processor time so far, in ticks of 10 ms.
     pub(crate) fn cpu_ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();

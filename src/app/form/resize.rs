@@ -63,14 +63,23 @@ impl Recipe for ResizeForm {
             let doc = "let it become smaller: what lies beyond the new end is lost; shrink the filesystems in it first";
             out.push(Field::switch("shrink", "shrink", doc, false));
         }
-        if self.format == Some(Format::Raw) && !self.shrinks(a) {
-            let words = ["off", "falloc", "full"].map(str::to_string).to_vec();
+        let modes: &[&str] = match self.format {
+            Some(Format::Raw) => &["off", "falloc", "full"],
+            Some(Format::Qcow2) => &["off", "metadata", "falloc", "full"],
+            _ => &[],
+        };
+        if !modes.is_empty() && !self.shrinks(a) {
+            let words = modes.iter().map(ToString::to_string).collect();
             out.push(Field::choice(
                 "preallocation",
                 "preallocation",
                 "what is reserved of the new part: nothing, space, or space filled with zeros",
                 words,
             ));
+        }
+        if !self.shrinks(a) {
+            let doc = "where the guest has a GPT: write its backup anew at the new end of the disk, so that partitions can use the space";
+            out.push(Field::switch("move-gpt", "move backup GPT", doc, false));
         }
         out
     }
@@ -87,7 +96,9 @@ impl Recipe for ResizeForm {
         let mut spec = ResizeSpec::new(&self.image, Self::change(a.text("size"))?);
         spec.format = self.format;
         spec.shrink = a.on("shrink");
+        spec.move_gpt = a.on("move-gpt");
         spec.preallocation = match a.text("preallocation") {
+            "metadata" => Preallocation::Metadata,
             "falloc" => Preallocation::Falloc,
             "full" => Preallocation::Full,
             _ => Preallocation::Off,

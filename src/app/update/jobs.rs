@@ -8,12 +8,14 @@ use super::image::roots;
 use crate::app::action::Action;
 use crate::app::effect::Effect;
 use crate::app::form::{ConvertForm, CreateForm, ResizeForm};
+use crate::app::layer::{Confirm, Layer};
 use crate::app::message::Level;
 use crate::app::model::{Model, Screen};
-use crate::app::state::jobs::JobRow;
+use crate::app::state::jobs::{JobRow, LeftRow, next_limit};
 use crate::engine::job::{JobEdge, JobState};
 use crate::engine::library::NodeKind;
-use crate::engine::units::printable;
+use crate::engine::ops::JobSpec;
+use crate::engine::units::{binary, printable};
 
 /// A job that ran at least so long is told of when nobody looks, in milliseconds.
 const LONG: u128 = 10_000;
@@ -38,14 +40,115 @@ pub(super) fn run(m: &mut Model, action: Action) -> Vec<Effect> {
             let recipe = ResizeForm::new(m, &image, roots(m));
             form::open(m, Arc::new(recipe))
         }
-        Action::CancelJob => m.selected_job().map(|j| Effect::CancelJob(j.view.id)).into_iter().collect(),
-        Action::PauseJob => {
-            let pause = |j: &JobRow| Effect::PauseJob(j.view.id, j.view.state != JobState::Paused);
-            m.selected_job().map(pause).into_iter().collect()
+        Action::CancelJob => cancel(m),
+        Action::PauseJob => match m.selected_job() {
+            Some(j) => vec![Effect::PauseJob(j.view.id, j.view.state != JobState::Paused)],
+            None => resume(m),
+        },
+        Action::RetryJob => match m.selected_job() {
+            Some(j) => vec![Effect::RetryJob(j.view.id)],
+            None => resume(m),
+        },
+        Action::LimitUp | Action::LimitDown => {
+            let Some(v) = m.selected_job().map(|j| j.view.clone()) else { return Vec::new() };
+            let rate = v.progress.read_rate.unwrap_or(0).max(v.progress.write_rate.unwrap_or(0));
+            let limit = next_limit(v.limit, rate, action == Action::LimitUp);
+            m.tell(if limit == 0 { "no limit".to_string() } else { format!("at most {} a second", binary(limit)) }, Level::Info);
+            vec![Effect::LimitJob(v.id, limit)]
+        }
+        Action::RankJob => {
+            let rank = |j: &JobRow| {
+                // Normal, high, low, and round.
+                let next = match j.view.priority {
+                    0 => 1,
+                    1.. => -1,
+                    _ => 0,
+                };
+                Effect::RankJob(j.view.id, next)
+            };
+            m.selected_job().map(rank).into_iter().collect()
+        }
+        Action::ShowLog => {
+            if let Some(j) = m.selected_job() {
+                let lines = j.log.iter().map(|l| printable(&l.text)).collect();
+                m.layers.push(Layer::Text(format!("Log of job {}", j.view.id), lines, 0));
+            }
+            Vec::new()
         }
         Action::ForgetJobs => vec![Effect::ForgetJobs],
         _ => Vec::new(),
     }
+}
+
+/// Goes on with the interrupted job under the cursor; one that would begin anew asks first.
+fn resume(m: &mut Model) -> Vec<Effect> {
+    if m.read_only {
+        m.tell("read-only mode: nothing is written", Level::Warning);
+        return Vec::new();
+    }
+    let Some(left) = m.jobs.selected_left() else { return Vec::new() };
+    let effect = Effect::ResumeLeft(left.record.key.clone());
+    let Some(why) = &left.why_not else { return vec![effect] };
+    let text = format!("It cannot go on where it was: {why}. It would begin anew, and what it had written so far is removed.");
+    let confirm = Confirm { title: "Begin anew?".into(), text, words: ["Leave it", "Begin anew"], yes: false, effect };
+    m.layers.push(Layer::Confirm(Box::new(confirm)));
+    Vec::new()
+}
+
+/// Cancels the job under the cursor, or discards the interrupted one, once a person has said yes.
+fn cancel(m: &mut Model) -> Vec<Effect> {
+    let confirm = match (m.selected_job(), m.jobs.selected_left()) {
+        // It has made nothing yet.
+        (Some(j), _) if j.view.state == JobState::Queued => return vec![Effect::CancelJob(j.view.id)],
+        (Some(j), _) => Confirm {
+            title: format!("Cancel job {}?", j.view.id),
+            text: format!(
+                "{}. What it has written so far is removed. To go on later pause it, or quit and leave it.",
+                j.view.title
+            ),
+            words: ["Let it be", "Cancel it"],
+            yes: false,
+            effect: Effect::CancelJob(j.view.id),
+        },
+        (None, Some(left)) => Confirm {
+            title: "Discard the interrupted job?".into(),
+            text: format!("{}. What it had written so far is removed, and it cannot be resumed any more.", left.record.title),
+            words: ["Keep it", "Discard it"],
+            yes: false,
+            effect: Effect::DiscardLeft(left.record.key.clone()),
+        },
+        (None, None) => return Vec::new(),
+    };
+    m.layers.push(Layer::Confirm(Box::new(confirm)));
+    Vec::new()
+}
+
+/// The interrupted jobs as they are now.
+pub(super) fn left(m: &mut Model, rows: Vec<LeftRow>) -> Vec<Effect> {
+    let kept = m.jobs.selected_left().map(|l| l.record.key.clone());
+    m.jobs.left = rows;
+    hide_known(m);
+    if let Some(i) = kept.and_then(|k| m.jobs.left.iter().position(|l| l.record.key == k)) {
+        m.jobs.scroll.go(m.jobs.rows.len() + i, m.jobs.len());
+    }
+    let len = m.jobs.len();
+    m.jobs.scroll.go(m.jobs.scroll.at, len);
+    if !std::mem::replace(&mut m.jobs.looked, true) && !m.jobs.left.is_empty() {
+        let n = m.jobs.left.len();
+        let what = if n == 1 { "1 interrupted job".to_string() } else { format!("{n} interrupted jobs") };
+        m.tell(format!("{what}; 4 shows the jobs, R there resumes"), Level::Warning);
+    }
+    m.dirty = true;
+    Vec::new()
+}
+
+/// What a job of this process goes on with, or stopped at, has its own line already.
+fn hide_known(m: &mut Model) {
+    if m.jobs.left.is_empty() {
+        return;
+    }
+    let known: Vec<JobSpec> = m.jobs.rows.iter().map(|j| j.view.spec.clone().absolute().resumed()).collect();
+    m.jobs.left.retain(|l| !known.contains(&l.record.resumed()));
 }
 
 /// Where a new image goes: beside the selected one, in the selected folder, else in the first root.
@@ -66,9 +169,15 @@ pub(super) fn sampled(m: &mut Model, rows: Vec<JobRow>) -> Vec<Effect> {
         return Vec::new();
     }
     let (kept, live) = (m.selected_job().map(|j| j.view.id), m.live_jobs());
+    let on_left = m.jobs.selected_left().map(|l| l.record.key.clone());
     m.jobs.rows = rows;
-    let at = kept.and_then(|id| m.jobs.rows.iter().position(|j| j.view.id == id));
-    m.jobs.scroll.go(at.unwrap_or(m.jobs.scroll.at), m.jobs.rows.len());
+    hide_known(m);
+    let (rows, left) = (&m.jobs.rows, &m.jobs.left);
+    let at = kept
+        .and_then(|id| rows.iter().position(|j| j.view.id == id))
+        .or_else(|| on_left.and_then(|k| left.iter().position(|l| l.record.key == k)).map(|i| rows.len() + i));
+    let len = m.jobs.len();
+    m.jobs.scroll.go(at.unwrap_or(m.jobs.scroll.at), len);
     // Elsewhere only their number is shown.
     m.dirty |= m.screen == Screen::Jobs || live != m.live_jobs();
     if m.jobs.quit_when_done && m.live_jobs() == 0 {
@@ -84,6 +193,9 @@ pub(super) fn edge(m: &mut Model, edge: JobEdge) -> Vec<Effect> {
     if edge.state.is_over() && m.screen == Screen::Snapshots {
         // It may have changed what is shown.
         effects.extend(super::snapshots::load(m));
+    }
+    if edge.state.is_over() || edge.state == JobState::Running {
+        effects.push(Effect::LookLeft);
     }
     let Some(job) = m.jobs.rows.iter().find(|j| j.view.id == edge.id) else { return effects };
     let title = printable(&job.view.title);

@@ -70,6 +70,23 @@ pub(super) fn key(m: &mut Model, key: Key) -> Vec<Effect> {
         },
         Layer::Form(form) => return form::key(m, form, key),
         Layer::Quit(at) => return quit(m, at, key),
+        Layer::Confirm(mut c) => match key.code {
+            KeyCode::Enter => (None, if c.yes { vec![c.effect] } else { Vec::new() }),
+            KeyCode::Esc | KeyCode::Char('q') => (None, Vec::new()),
+            KeyCode::Left | KeyCode::Up | KeyCode::Char('h' | 'k') => {
+                c.yes = false;
+                (Some(Layer::Confirm(c)), Vec::new())
+            }
+            KeyCode::Right | KeyCode::Down | KeyCode::Char('l' | 'j') => {
+                c.yes = true;
+                (Some(Layer::Confirm(c)), Vec::new())
+            }
+            KeyCode::Tab => {
+                c.yes = !c.yes;
+                (Some(Layer::Confirm(c)), Vec::new())
+            }
+            _ => (Some(Layer::Confirm(c)), Vec::new()),
+        },
         Layer::Text(title, lines, top) => match key.code {
             KeyCode::Esc | KeyCode::Enter | KeyCode::Char('q') => (None, Vec::new()),
             _ => {
@@ -145,7 +162,7 @@ fn go_to(m: &mut Model, mut input: Input, key: Key) -> (Option<Layer>, Vec<Effec
 /// Quitting while jobs run: one of [`QUIT_CHOICES`].
 fn quit(m: &mut Model, at: usize, key: Key) -> Vec<Effect> {
     let at = match key.code {
-        KeyCode::Esc | KeyCode::Char('q') => return Vec::new(),
+        KeyCode::Esc | KeyCode::Char('q') => return choose_quit(m, QUIT_CHOICES.len() - 1),
         KeyCode::Up | KeyCode::Left | KeyCode::Char('k' | 'h') => at.saturating_sub(1),
         KeyCode::Down | KeyCode::Right | KeyCode::Tab | KeyCode::Char('j' | 'l') => (at + 1).min(QUIT_CHOICES.len() - 1),
         KeyCode::Enter => return choose_quit(m, at),
@@ -169,7 +186,10 @@ pub(super) fn choose_quit(m: &mut Model, at: usize) -> Vec<Effect> {
             m.leave_jobs = at == 1;
             vec![Effect::Quit]
         }
-        _ => Vec::new(),
+        _ => {
+            m.jobs.quit_when_done = false;
+            Vec::new()
+        }
     }
 }
 

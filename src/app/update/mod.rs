@@ -57,6 +57,7 @@ pub fn update(m: &mut Model, message: Message) -> Vec<Effect> {
         Message::Edge(edge) => jobs::edge(m, edge),
         Message::Plan(made) => form::planned(m, *made),
         Message::Jobs(rows) => jobs::sampled(m, rows),
+        Message::Left(rows) => jobs::left(m, rows),
         Message::Told(text, level) => {
             m.tell(&*text, level);
             Vec::new()
@@ -207,9 +208,17 @@ pub fn run(m: &mut Model, action: Action) -> Vec<Effect> {
         | Action::MapLayer
         | Action::MapColour
         | Action::GoTo => image::run(m, action),
-        Action::Convert | Action::Create | Action::Resize | Action::CancelJob | Action::PauseJob | Action::ForgetJobs => {
-            jobs::run(m, action)
-        }
+        Action::Convert
+        | Action::Create
+        | Action::Resize
+        | Action::CancelJob
+        | Action::PauseJob
+        | Action::RetryJob
+        | Action::LimitUp
+        | Action::LimitDown
+        | Action::RankJob
+        | Action::ShowLog
+        | Action::ForgetJobs => jobs::run(m, action),
     }
 }
 
@@ -326,4 +335,4 @@ fn quit(m: &mut Model) -> Vec<Effect> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

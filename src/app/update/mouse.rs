@@ -84,6 +84,10 @@ fn on_layer(m: &mut Model, hit: Option<Hit>, double: bool) -> Vec<Effect> {
             p.selected = n;
             if again { Key::parse("enter").map(|k| layers::key(m, k)).unwrap_or_default() } else { Vec::new() }
         }
+        (Some(Hit::Item(n)), Some(Layer::Confirm(_))) => match m.layers.pop() {
+            Some(Layer::Confirm(c)) if n == 1 => vec![c.effect],
+            _ => Vec::new(),
+        },
         (Some(Hit::Item(n)), Some(Layer::Quit(_))) => {
             m.layers.pop();
             layers::choose_quit(m, n)

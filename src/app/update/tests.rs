@@ -318,6 +318,7 @@ fn quitting_with_live_jobs_asks() {
         ("q j enter", true, true),
         ("q j j enter", true, false),
         ("q j j j enter", false, false),
+        ("q enter q esc", false, false),
         ("ctrl-c ctrl-c", true, true),
         ("/ x ctrl-c ctrl-c", true, true),
     ] {
@@ -332,6 +333,12 @@ fn quitting_with_live_jobs_asks() {
     keys(&mut m, "q enter");
     job(&mut m, JobState::Done);
     assert!(m.done);
+    // Asked again, one may stay after all.
+    let mut m = start();
+    job(&mut m, JobState::Running);
+    keys(&mut m, "q enter q esc");
+    job(&mut m, JobState::Done);
+    assert!(!m.done);
     // Nothing is asked when nothing runs.
     let mut m = start();
     job(&mut m, JobState::Done);
@@ -340,16 +347,100 @@ fn quitting_with_live_jobs_asks() {
 }
 
 #[test]
-fn a_job_is_paused_resumed_and_cancelled_from_its_panel() {
+fn a_job_is_steered_from_its_panel() {
     use crate::engine::job::{JobId, JobState};
+    let id = JobId(1);
     let mut m = start();
     job(&mut m, JobState::Running);
-    assert_eq!(keys(&mut m, "4 space x"), [Effect::PauseJob(JobId(1), true), Effect::CancelJob(JobId(1))]);
+    assert_eq!(keys(&mut m, "4 space"), [Effect::PauseJob(id, true)]);
+    // Cancelling asks, and no is under the cursor.
+    assert_eq!(keys(&mut m, "x enter"), []);
+    assert_eq!(keys(&mut m, "x esc"), []);
+    assert_eq!(keys(&mut m, "x tab enter"), [Effect::CancelJob(id)]);
+    assert!(m.layers.is_empty());
+    assert_eq!(keys(&mut m, "-"), [Effect::LimitJob(id, 1 << 20)]);
+    assert_eq!(keys(&mut m, "Y"), [Effect::Copy("cowshed convert -O raw /a.qcow2 /a.raw".into())]);
+    assert_eq!(keys(&mut m, "R P"), []);
     job(&mut m, JobState::Paused);
-    assert_eq!(keys(&mut m, "space"), [Effect::PauseJob(JobId(1), false)]);
+    assert_eq!(keys(&mut m, "space"), [Effect::PauseJob(id, false)]);
+    job(&mut m, JobState::Queued);
+    assert_eq!(keys(&mut m, "P x"), [Effect::RankJob(id, 1), Effect::CancelJob(id)]);
+    job(&mut m, JobState::Failed);
+    assert_eq!(keys(&mut m, "R"), [Effect::RetryJob(id)]);
     job(&mut m, JobState::Done);
-    assert_eq!(keys(&mut m, "x D"), [Effect::ForgetJobs]);
+    assert_eq!(keys(&mut m, "x R D"), [Effect::ForgetJobs]);
+    job(&mut m, JobState::Done);
+    keys(&mut m, "x");
     assert_eq!(m.notice.unwrap().text, "cancel: this job has ended");
+}
+
+/// An interrupted job, as the journal has it.
+pub(crate) fn interrupted(target: &str, why_not: Option<&str>) -> crate::app::state::jobs::LeftRow {
+    use crate::engine::ops::{JobSpec, convert::ConvertSpec};
+    let spec = JobSpec::Convert(ConvertSpec::new("/a.qcow2", target, crate::engine::format::Format::Raw));
+    let record = serde_json::json!({
+        "version": 1, "key": "1f0c33ab", "title": spec.title(), "spec": spec, "durable": 201u64 << 30, "state": null,
+        "pid": 4121, "updated": 1_795_400_000u64,
+    });
+    crate::app::state::jobs::LeftRow {
+        record: serde_json::from_value(record).expect("a record"),
+        why_not: why_not.map(str::to_string),
+    }
+}
+
+#[test]
+fn interrupted_jobs_are_told_of_resumed_and_discarded() {
+    use crate::engine::job::JobState;
+    let mut m = start();
+    update(&mut m, Message::Left(vec![interrupted("/b.raw", None)]));
+    assert!(m.notice.as_ref().is_some_and(|n| n.text.starts_with("1 interrupted job")), "{:?}", m.notice);
+    // Below the jobs of this process.
+    job(&mut m, JobState::Running);
+    assert_eq!(keys(&mut m, "4 j R"), [Effect::ResumeLeft("1f0c33ab".into())]);
+    assert_eq!(keys(&mut m, "space"), [Effect::ResumeLeft("1f0c33ab".into())]);
+    assert_eq!(keys(&mut m, "x enter"), []);
+    assert_eq!(keys(&mut m, "x right enter"), [Effect::DiscardLeft("1f0c33ab".into())]);
+    // One that would begin anew says why, and asks.
+    update(&mut m, Message::Left(vec![interrupted("/b.raw", Some("/a.qcow2 has changed since"))]));
+    assert_eq!(keys(&mut m, "R"), []);
+    assert!(matches!(m.layer(), Some(Layer::Confirm(c)) if c.text.contains("has changed since")));
+    assert_eq!(keys(&mut m, "l enter"), [Effect::ResumeLeft("1f0c33ab".into())]);
+    // What a job of this process already goes on with is not shown twice.
+    update(&mut m, Message::Left(vec![interrupted("/a.raw", None)]));
+    assert_eq!(m.jobs.len(), 1);
+    // When one comes the cursor stays where it is.
+    update(&mut m, Message::Left(vec![interrupted("/b.raw", None)]));
+    keys(&mut m, "G");
+    m.jobs.rows.clear();
+    m.jobs.scroll.at = 0;
+    job(&mut m, JobState::Running);
+    assert!(m.jobs.selected_left().is_some());
+    m.read_only = true;
+    assert_eq!(keys(&mut m, "R"), []);
+}
+
+#[test]
+fn all_that_ended_is_looked_for_in_the_journal_again() {
+    use crate::engine::job::{JobEdge, JobId, JobState};
+    let mut m = start();
+    job(&mut m, JobState::Running);
+    let edge = JobEdge { id: JobId(1), state: JobState::Cancelled, why: Some("left to be resumed".into()) };
+    assert_eq!(update(&mut m, Message::Edge(edge)), [Effect::SampleJobs, Effect::LookLeft]);
+}
+
+#[test]
+fn nobody_is_notified_unless_it_took_long_and_nobody_looked() {
+    use crate::engine::job::{JobEdge, JobId, JobState};
+    for (seconds, focused, told) in [(60, false, true), (60, true, false), (3, false, false)] {
+        let mut m = start();
+        job(&mut m, JobState::Running);
+        m.jobs.rows[0].view.progress.elapsed = std::time::Duration::from_secs(seconds);
+        m.config.notify = true;
+        m.focused = focused;
+        let edge = JobEdge { id: JobId(1), state: JobState::Done, why: None };
+        let effects = update(&mut m, Message::Edge(edge));
+        assert_eq!(effects.iter().any(|e| matches!(e, Effect::Notify(_))), told, "{seconds} s, focused {focused}");
+    }
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub struct Progress {
     written: AtomicU64,
     skipped: AtomicU64,
     durable: AtomicU64,
+    reached: AtomicU64,
     /// Nanoseconds the workers together spent waiting for the source, for the target, and working.
     spent: [AtomicU64; 3],
     /// Milliseconds since `began` when the next sample is due.
@@ -58,6 +59,8 @@ pub struct Sample {
     pub target: f32,
     /// See `source`.
     pub cpu: f32,
+    /// Processors kept busy computing, on average: 1.5 is one and a half.
+    pub busy: f32,
 }
 
 /// What holds a job back.
@@ -100,6 +103,8 @@ pub struct ProgressSnapshot {
     pub skipped: u64,
     /// Guest bytes, from the start on, that are durable: a resume goes on here.
     pub durable: u64,
+    /// Guest bytes, from the start on, that are behind it, durable or not.
+    pub reached: u64,
     /// Bytes read per second now.
     pub read_rate: Option<u64>,
     /// Bytes written per second now.
@@ -134,6 +139,7 @@ impl Default for Progress {
             written: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             durable: AtomicU64::new(0),
+            reached: AtomicU64::new(0),
             spent: Default::default(),
             due: AtomicU64::new(0),
             began: Instant::now(),
@@ -173,6 +179,10 @@ impl Progress {
     /// Everything before guest byte `offset` is durable.
     pub fn set_durable(&self, offset: u64) {
         self.durable.fetch_max(offset, Relaxed);
+    }
+    /// Everything before guest byte `offset` is behind us.
+    pub fn set_reached(&self, offset: u64) {
+        self.reached.fetch_max(offset, Relaxed);
     }
     /// Runs `work` and counts its time as spent on `what`.
     pub fn time<T>(&self, what: Spent, work: impl FnOnce() -> T) -> T {
@@ -235,6 +245,7 @@ impl Progress {
                 source: source / all,
                 target: target / all,
                 cpu: cpu / all,
+                busy: (f64::from(cpu) / 1e9 / seconds) as f32,
             });
         }
     }
@@ -271,6 +282,7 @@ impl Progress {
             written: self.written.load(Relaxed),
             skipped: self.skipped.load(Relaxed),
             durable: self.durable.load(Relaxed),
+            reached: self.reached.load(Relaxed).max(self.durable.load(Relaxed)),
             read_rate: now(|s| s.read),
             write_rate: now(|s| s.written),
             percent,

@@ -134,6 +134,15 @@ impl JobSpec {
             | JobSpec::Snapshot(_) => Ok(()),
         }
     }
+    /// Whether an unfinished run can be gone on with, `state` being what it noted in the journal.
+    ///
+    /// Errors: it cannot, and why: it would begin anew.
+    pub fn resumable(&self, state: &serde_json::Value) -> Result<()> {
+        match self {
+            JobSpec::Convert(spec) => convert::resumable(spec, state),
+            other => Err(Error::unsupported(format!("{} always begins anew", other.verb()))),
+        }
+    }
     /// Makes the plan and does nothing else: what `--dry-run` and the confirm dialog show.
     pub fn plan(&self) -> Result<Plan> {
         self.operation().plan()

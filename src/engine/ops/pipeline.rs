@@ -184,6 +184,7 @@ fn attend<W: Work>(work: &W, shared: &Shared<'_>, from: u64, pace: Pace) {
     loop {
         let state = shared.lock();
         let done = state.busy.first().copied().unwrap_or(state.cursor);
+        shared.job.progress.set_reached(done);
         if state.workers == 0 {
             // A chunk that failed stays among the busy ones, so what is before the first of them is complete.
             let full = state.error.as_ref().is_some_and(|e| e.kind() == ErrorKind::NoSpace);

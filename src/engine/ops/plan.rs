@@ -29,6 +29,61 @@ pub struct PlanFile {
     pub what: String,
 }
 
+/// Where on the disk that is read there is data: for the map of a job, and for how much of it is behind a resumed one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Layout {
+    /// Virtual size in bytes.
+    pub size: u64,
+    /// Bytes of data in each of equal parts of it, in order. Where looking took too long they are as full as the rest.
+    pub parts: Vec<u64>,
+}
+
+impl Layout {
+    /// Parts of a layout: more than a line on a screen has columns.
+    pub const PARTS: usize = 256;
+
+    /// A disk of `size` bytes without data.
+    pub fn new(size: u64) -> Self {
+        Layout { size, parts: vec![0; Self::PARTS] }
+    }
+    /// The first byte of part `i`, and of the part after the last.
+    pub fn edge(&self, i: usize) -> u64 {
+        let n = self.parts.len().max(1) as u128;
+        (u128::from(self.size) * (i as u128).min(n) / n) as u64
+    }
+    /// Adds the data from byte `start` to `end`.
+    pub fn add(&mut self, start: u64, end: u64) {
+        let mut at = start;
+        while at < end {
+            let i = (u128::from(at) * self.parts.len() as u128 / u128::from(self.size.max(1))) as usize;
+            // Rounding may put the edge of this part a byte before `at`.
+            let stop = self.edge(i + 1).max(at + 1).min(end);
+            match self.parts.get_mut(i) {
+                Some(part) => *part += stop - at,
+                None => return,
+            }
+            at = stop;
+        }
+    }
+    /// Bytes of data before byte `offset`; within a part they are taken as spread evenly.
+    pub fn data_before(&self, offset: u64) -> u64 {
+        let mut sum = 0u64;
+        if offset == 0 {
+            return 0;
+        }
+        for (i, data) in self.parts.iter().enumerate() {
+            let (from, to) = (self.edge(i), self.edge(i + 1));
+            if to <= offset {
+                sum += data;
+            } else {
+                let share = u128::from(offset.saturating_sub(from)) * u128::from(*data) / u128::from((to - from).max(1));
+                return sum + share as u64;
+            }
+        }
+        sum
+    }
+}
+
 /// Space needed against space there is, on the target's filesystem.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Space {
@@ -83,6 +138,9 @@ pub struct Plan {
     pub duration: Option<Duration>,
     /// Whether it can be taken back.
     pub undo: Undo,
+    /// Where the data lies that is read, where that was looked at.
+    #[serde(skip)]
+    pub layout: Option<Layout>,
     /// What the result will not have although the source does.
     pub losses: Vec<String>,
     /// What a person should know before saying yes.
@@ -153,6 +211,30 @@ fn range(e: Estimate, size: impl Fn(u64) -> String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_layout_loses_no_byte_however_it_is_cut() {
+        for size in [1u64, 255, 256, 1000, 4 << 30, (4 << 30) + 511] {
+            let mut l = Layout::new(size);
+            let (mut at, mut data) = (0u64, 0u64);
+            for (i, step) in [1u64, 7, 300, 65536, 1 << 28, u64::MAX].into_iter().cycle().enumerate() {
+                let end = at.saturating_add(step).min(size);
+                if i % 2 == 0 {
+                    l.add(at, end);
+                    data += end - at;
+                }
+                at = end;
+                if at == size {
+                    break;
+                }
+            }
+            assert_eq!(l.parts.iter().sum::<u64>(), data, "{size}");
+            assert_eq!((l.data_before(size), l.data_before(0)), (data, 0), "{size}");
+        }
+        let mut l = Layout::new(2560);
+        l.add(0, 1280);
+        assert_eq!((l.data_before(640), l.data_before(2000)), (640, 1280));
+    }
 
     #[test]
     fn says_all_and_warns_of_what_does_not_fit() {

@@ -82,7 +82,8 @@ impl ResizeSpec {
         if let Some(format) = self.format {
             out.extend(["-f".into(), format.name().into()]);
         }
-        out.extend([(self.shrink, "--shrink"), (self.follow, "--follow")].iter().filter(|f| f.0).map(|f| f.1.to_string()));
+        let flags = [(self.shrink, "--shrink"), (self.move_gpt, "--move-gpt"), (self.follow, "--follow")];
+        out.extend(flags.iter().filter(|f| f.0).map(|f| f.1.to_string()));
         let mode = match self.preallocation {
             Preallocation::Off => None,
             Preallocation::Metadata => Some("metadata"),

@@ -14,7 +14,8 @@ use super::theme::Role;
 use super::{Canvas, frame};
 use crate::app::hits::Hit;
 use crate::app::input::Input;
-use crate::app::layer::{Layer, QUIT_CHOICES};
+use crate::app::layer::{Confirm, Layer, QUIT_CHOICES};
+use crate::engine::units::printable;
 
 /// Draws a layer over the whole screen's area.
 pub fn draw(c: &mut Canvas<'_>, screen: Rect, layer: &Layer) {
@@ -25,6 +26,7 @@ pub fn draw(c: &mut Canvas<'_>, screen: Rect, layer: &Layer) {
         Layer::Palette(p) => palette::draw(c, screen, p),
         Layer::Form(form) => form::draw(c, screen, form),
         Layer::GoTo(text, why) => go_to(c, screen, text, why.as_deref()),
+        Layer::Confirm(question) => confirm(c, screen, question),
         Layer::Quit(at) => quit(c, screen, *at),
         Layer::Text(title, lines, top) => text(c, screen, title, lines, *top),
     }
@@ -93,6 +95,31 @@ fn quit(c: &mut Canvas<'_>, screen: Rect, at: usize) {
         }
     }
     hints(c, area, 7, &[("Enter", "choose"), ("Ctrl-c", "leave them"), ("Esc", "stay")]);
+}
+
+fn confirm(c: &mut Canvas<'_>, screen: Rect, question: &Confirm) {
+    let room = usize::from(76u16.min(screen.width.saturating_sub(4)).saturating_sub(4));
+    let lines = wrap(&printable(&question.text), room);
+    let rows = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_add(6);
+    let area = open(c, screen, 76, rows, &question.title);
+    for (y, line) in (0u16..).zip(&lines) {
+        c.put(area, 0, y, line, Role::Text);
+    }
+    let y = area.height.saturating_sub(3);
+    let mut x = 0;
+    for (n, word) in question.words.iter().enumerate() {
+        let text = format!("  {word}  ");
+        let at = Rect { x: area.x + x, y: area.y + y, width: width(&text) as u16, height: 1 };
+        c.put(area, x, y, &text, Role::Strong);
+        let here = question.yes == (n == 1);
+        paint_row(c.buf, at.intersection(area), 0, c.look.style(if here { Role::Select } else { Role::SelectDim }));
+        if here {
+            c.put(area, x, y, c.look.symbols.closed, Role::Accent);
+        }
+        c.hits.add(at.intersection(area), Hit::Item(n));
+        x += at.width + 2;
+    }
+    hints(c, area, area.height.saturating_sub(1), &[("Tab", "the other"), ("Enter", "choose"), ("Esc", "back")]);
 }
 
 fn text(c: &mut Canvas<'_>, screen: Rect, title: &str, lines: &[String], top: usize) {

@@ -3,6 +3,7 @@
 pub mod detail;
 pub mod guide;
 pub mod image;
+pub mod job;
 pub mod jobs;
 pub mod library;
 pub mod map;

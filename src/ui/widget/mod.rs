@@ -46,12 +46,18 @@ pub fn gauge(c: &mut Canvas<'_>, area: Rect, x: u16, share: f64, room: usize) {
 /// Values as heights, the newest at the right, in `room` columns, scaled to the largest shown.
 pub fn sparkline(s: &Symbols, values: &[u64], room: usize) -> String {
     let shown = values.get(values.len().saturating_sub(room)..).unwrap_or_default();
-    let most = shown.iter().copied().max().unwrap_or(0).max(1);
+    sparkline_to(s, values, shown.iter().copied().max().unwrap_or(0), room)
+}
+
+/// The same, scaled so that `most` is full.
+pub fn sparkline_to(s: &Symbols, values: &[u64], most: u64, room: usize) -> String {
+    let shown = values.get(values.len().saturating_sub(room)..).unwrap_or_default();
+    let most = most.max(1);
     let steps = s.heights.len() as u128;
     let mut out = " ".repeat(room - shown.len());
     for v in shown {
-        let step = (u128::from(*v) * steps).div_ceil(u128::from(most)) as usize;
-        out.push_str(if *v == 0 { " " } else { s.heights.get(step.saturating_sub(1)).copied().unwrap_or_default() });
+        let step = (u128::from(*v) * steps).div_ceil(u128::from(most)).clamp(1, steps) as usize;
+        out.push_str(if *v == 0 { " " } else { s.heights.get(step - 1).copied().unwrap_or_default() });
     }
     out
 }

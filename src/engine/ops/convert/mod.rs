@@ -71,6 +71,13 @@ pub fn discard(spec: &ConvertSpec, state: &serde_json::Value) -> Result<()> {
     run::discard(spec, state)
 }
 
+/// Whether what an unfinished conversion left can be gone on with; `state` is what it noted in the journal.
+///
+/// Errors: it cannot, and why.
+pub fn resumable(spec: &ConvertSpec, state: &serde_json::Value) -> Result<()> {
+    run::resumable(spec, &Sources::open(spec)?, state)
+}
+
 /// The folder a file of that name lies in.
 pub(super) fn folder(path: &Path) -> PathBuf {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf()
@@ -88,7 +95,7 @@ impl Operation for Convert {
     fn plan(&self) -> Result<Plan> {
         let spec = &self.spec;
         let (sources, baseline) = self.open()?;
-        let data = sources.estimate()?;
+        let (data, layout) = sources.estimate()?;
         let needed = self.estimate(sources.size(), data);
         let on = folder(&spec.target);
         let mut plan = Plan {
@@ -98,6 +105,7 @@ impl Operation for Convert {
             read_bytes: data.likely,
             write_bytes: needed,
             undo: Undo::DeleteResult,
+            layout: Some(layout),
             losses: sources.losses(spec),
             warnings: sources.warnings().to_vec(),
             ..Plan::default()

@@ -62,6 +62,9 @@ pub(super) fn run(
     let passes = 1 + u64::from(spec.verify);
     job.progress.set_total(plan.read_bytes.saturating_mul(passes).max(1));
     job.progress.set_phase("copying");
+    if let Some(layout) = plan.layout.as_ref().filter(|_| target.from > 0) {
+        job.progress.add_done(layout.data_before(target.from));
+    }
     job.log(format!("{}: {} bytes of data on a disk of {}", plan.title, plan.read_bytes, sources.size()));
 
     let state = State {
@@ -193,6 +196,15 @@ fn check(spec: &ConvertSpec, sources: &Sources, state: &serde_json::Value) -> Re
         return Err("the source consists of other files now".into());
     }
     Ok(old)
+}
+
+/// Whether what an unfinished run left can be gone on with.
+pub(super) fn resumable(spec: &ConvertSpec, sources: &Sources, state: &serde_json::Value) -> Result<()> {
+    let state = check(spec, sources, state).map_err(|why| Error::usage(why).op("resume").path(&spec.target))?;
+    if !state.partial.is_file() {
+        return Err(Error::new(ErrorKind::NotFound, "what it had written is no longer there").op("resume").path(&state.partial));
+    }
+    Ok(())
 }
 
 /// Removes the partial files an unfinished run left.

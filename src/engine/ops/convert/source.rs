@@ -14,7 +14,7 @@ use crate::engine::io::locks::Guard;
 use crate::engine::io::{Device, ReadAt, read_padded};
 use crate::engine::model::{Bitmap, Extent, Kind};
 use crate::engine::ops::edit;
-use crate::engine::ops::plan::{Estimate, PlanFile};
+use crate::engine::ops::plan::{Estimate, Layout, PlanFile};
 
 /// How long planning may look for data before it guesses.
 const LOOK: Duration = Duration::from_secs(1);
@@ -224,23 +224,31 @@ impl Sources {
             .collect()
     }
 
-    /// Guest bytes that hold data. On a disk so large or scattered that counting takes long, the rest is guessed.
-    pub(super) fn estimate(&self) -> Result<Estimate> {
+    /// Guest bytes that hold data, and where. On a disk so large or scattered that counting takes long, the rest is guessed.
+    pub(super) fn estimate(&self) -> Result<(Estimate, Layout)> {
         let begin = Instant::now();
+        let mut layout = Layout::new(self.size);
         let (mut at, mut data) = (0u64, 0u64);
         while at < self.size {
             let e = self.extent(at, u64::MAX)?;
             if matches!(e.kind, Kind::Data | Kind::Compressed) {
                 data += e.len;
+                layout.add(at, at + e.len);
             }
             at += e.len;
             if begin.elapsed() > LOOK {
                 let share = data as f64 / at as f64;
                 let likely = (share * self.size as f64) as u64;
-                return Ok(Estimate { likely, worst: data.saturating_add(self.size - at) });
+                for i in 0..layout.parts.len() {
+                    let (from, to) = (layout.edge(i).max(at), layout.edge(i + 1));
+                    if let Some(part) = layout.parts.get_mut(i).filter(|_| from < to) {
+                        *part += (share * (to - from) as f64) as u64;
+                    }
+                }
+                return Ok((Estimate { likely, worst: data.saturating_add(self.size - at) }, layout));
             }
         }
-        Ok(Estimate::exact(data))
+        Ok((Estimate::exact(data), layout))
     }
 
     fn part(&self, offset: u64) -> Option<&Part> {
