@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::Image;
-use super::write::DiskWriter;
+use super::write::{DiskWriter, NewBacking};
 use crate::engine::error::{Error, Result};
 use crate::engine::io::bytes::is_zero;
 use crate::engine::io::{Device, WriteDevice, read_padded};
@@ -69,6 +69,12 @@ pub trait Layout: Send + Sized + 'static {
     fn changed(&self) -> usize;
     /// Makes everything durable, data first.
     fn commit(&mut self) -> Result<()>;
+    /// From now on [`Layout::begin`] changes nothing that children recognise their parent by.
+    fn keep_identity(&mut self) {}
+    /// Empties the table, durably, and cuts the file behind the structures. The session has begun and all is committed.
+    fn clear(&mut self) -> Result<()>;
+    /// Records another parent, durably. The session has begun and all is committed; without a parent no block is held in part.
+    fn set_backing(&mut self, backing: Option<&NewBacking>) -> Result<()>;
     /// What stands to be done at the end of a session, after a commit.
     fn finish(&mut self) -> Result<()> {
         Ok(())
@@ -228,6 +234,23 @@ impl<L: Layout> BlockWriter<L> {
         Ok(())
     }
 
+    /// Makes every block that holds some sectors only hold all of them: without a parent there is nobody to ask for the others.
+    fn fill_partial(&self) -> Result<()> {
+        let size = self.size();
+        let mut layout = lock(&self.layout);
+        for index in 0..size.div_ceil(layout.block_size().max(1)) {
+            let slot = layout.find(index)?;
+            if matches!(slot, Slot::Partial(_)) {
+                layout.begin()?;
+                self.make_full(&mut layout, index, slot, 0..0)?;
+                if layout.changed() > MAX_CHANGED {
+                    layout.commit()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Makes what lies between the old end and the next `size` bytes read as zeros once the disk is longer: the rest of the last
     /// block may hold anything, and a parent may be longer than its child.
     fn clear_beyond(&self, old: u64, size: u64) -> Result<()> {
@@ -316,6 +339,27 @@ impl<L: Layout> DiskWriter for BlockWriter<L> {
             *self.reader.write().unwrap_or_else(PoisonError::into_inner) = layout.image();
         }
         Ok(())
+    }
+    fn keep_identity(&self) {
+        lock(&self.layout).keep_identity();
+    }
+    fn clear(&self) -> Result<()> {
+        let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let mut layout = lock(&self.layout);
+        layout.commit()?;
+        layout.begin()?;
+        layout.clear()
+    }
+    fn set_backing(&self, backing: Option<&NewBacking>) -> Result<()> {
+        let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        if backing.is_none() {
+            self.fill_partial()?;
+        }
+        let mut layout = lock(&self.layout);
+        layout.commit()?;
+        layout.begin()?;
+        layout.set_backing(backing)?;
+        layout.finish()
     }
     fn reader(&self) -> Arc<dyn Image> {
         self.image()

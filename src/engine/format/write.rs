@@ -266,6 +266,23 @@ pub trait DiskWriter: Send + Sync {
         }
     }
 
+    /// From here on nothing by which children recognise their parent changes (VMDK content id, VDI modification UUID, VHDX
+    /// data-write GUID): the caller sees to it that whoever stands on the image goes on seeing what it saw.
+    fn keep_identity(&self) {}
+
+    /// Lets go of all guest data of this layer, durably, so that what lies below shows through; the space goes back to the host
+    /// where that is easy. At any cut each unit is still held or let go of.
+    fn clear(&self) -> Result<()> {
+        Err(Error::unsupported("images of this format cannot be emptied in place"))
+    }
+
+    /// Records that the image stands on `backing`, or on nothing, durably; at any cut it names the old parent or the new one.
+    /// Content is not looked at. The last thing that is done with a writer.
+    fn set_backing(&self, backing: Option<&NewBacking>) -> Result<()> {
+        let _ = backing;
+        Err(Error::unsupported("images of this format stand on nothing"))
+    }
+
     /// The same image for reading, seeing what was written (for tests, verification and commits).
     fn reader(&self) -> Arc<dyn Image>;
 }

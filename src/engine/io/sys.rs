@@ -186,6 +186,23 @@ pub fn thread_cpu() -> std::time::Duration {
     std::time::Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
 }
 
+/// The real user id of this process.
+pub fn user_id() -> u32 {
+    // SAFETY: getuid takes nothing and cannot fail.
+    unsafe { libc::getuid() }
+}
+
+/// Year, month, day, hour, minute and second of `seconds` since 1970 (UTC) where this machine is; all zeros when that cannot be told.
+pub fn local_time(seconds: i64) -> [i32; 6] {
+    // SAFETY: tm is plain integers and a pointer, for which all zeros is a valid value.
+    let mut tm: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: localtime_r reads one time_t and writes one tm; both outlive the call.
+    if unsafe { libc::localtime_r(&raw const seconds, &raw mut tm) }.is_null() {
+        return [0; 6];
+    }
+    [tm.tm_year.saturating_add(1900), tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec]
+}
+
 /// Bytes free to us on the filesystem that holds `path`.
 pub fn free_space(path: &Path) -> io::Result<u64> {
     let c = CString::new(path.as_os_str().as_bytes())?;

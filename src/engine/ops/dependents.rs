@@ -1,6 +1,7 @@
-//! Who stands on an image: the overlays in its folder and in the library's folders. Nothing is written to a member of a chain
+//! Who stands on an image: the overlays in its folder, in those below it, and in the library's folders. Nothing is written to a member of a chain
 //! before these are known and named.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,8 +17,10 @@ use crate::engine::io::gate::Gate;
 use crate::engine::library::{Library, ScanOptions, scan};
 use crate::engine::model::{Identity, ParentIdentity};
 
-/// Files looked at in the image's folder, at most.
+/// Files looked at in the image's folder and below, at most.
 const MAX_BESIDE: usize = 4096;
+/// Levels of folders below the image's own that are looked through.
+const LEVELS: usize = 2;
 /// How long the folders of the library may take.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -64,22 +67,52 @@ impl Dependents {
     }
 }
 
-/// Finds the images that stand on the one at `image`, which says `identity` of itself: in its own folder, and below `roots`.
+/// The images that stand directly on the one at `image`, apart from those in `except`.
+pub fn others(image: &Path, identity: &Identity, roots: &[PathBuf], except: &[FileId]) -> Result<Dependents> {
+    let mut found = of(image, identity, roots)?;
+    found.all.retain(|d| std::fs::metadata(&d.path).is_ok_and(|m| !except.contains(&FileId::of(&m))));
+    Ok(found)
+}
+
+/// Refuses to change or remove `image` under those that stand on it, naming them; with `force` they become warnings.
+pub fn refuse(verb: &str, image: &Path, found: &Dependents, force: bool) -> Result<Vec<String>> {
+    let told = |d: &Dependent| format!("{} stands on it and will not be readable as it was", d.path.display());
+    match (found.all.is_empty(), force) {
+        (true, _) => Ok(Vec::new()),
+        (false, true) => Ok(found.all.iter().map(told).collect()),
+        (false, false) => Err(Error::usage(format!("other images stand on it: {}", found.names()))
+            .op(verb)
+            .path(image)
+            .hint("flatten them or rebase them onto another image first; --force does it all the same")),
+    }
+}
+
+/// Finds the images that stand on the one at `image`, which says `identity` of itself: in its own folder, in the two levels of folders
+/// below, and below `roots`.
 pub fn of(image: &Path, identity: &Identity, roots: &[PathBuf]) -> Result<Dependents> {
     let real = std::fs::canonicalize(image).unwrap_or_else(|_| image.to_path_buf());
     let mut out = Dependents { all: Vec::new(), complete: true };
     let folder = real.parent().unwrap_or(Path::new("/"));
     let id = FileDevice::open(&real)?.id()?;
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    for (n, entry) in entries.filter(|e| e.file_type().is_ok_and(|t| t.is_file())).enumerate() {
-        if n >= MAX_BESIDE {
-            out.complete = false;
-            break;
-        }
-        let path = entry.path();
-        if path != real {
-            // What cannot be opened says nothing, and stands on nothing that it could be read through.
-            out.all.extend(look(&path, id, identity).ok().flatten());
+    let mut todo = VecDeque::from([(folder.to_path_buf(), LEVELS)]);
+    let mut looked = 0;
+    while let Some((folder, levels)) = todo.pop_front() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match entry.file_type() {
+                Ok(t) if t.is_dir() && levels > 0 => todo.push_back((path, levels - 1)),
+                Ok(t) if t.is_file() && path != real => {
+                    looked += 1;
+                    if looked > MAX_BESIDE {
+                        out.complete = false;
+                        todo.clear();
+                        break;
+                    }
+                    // What cannot be opened says nothing, and stands on nothing that it could be read through.
+                    out.all.extend(look(&path, id, identity).ok().flatten());
+                }
+                _ => {}
+            }
         }
     }
     if !roots.is_empty() {

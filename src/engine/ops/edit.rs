@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
+use crate::engine::format::probe::{best, probe};
 use crate::engine::format::write::{Below, DiskWriter, NewFiles, OpenOther, WriteSource};
 use crate::engine::format::{Format, Image, Source};
 use crate::engine::io::direct::Direct;
@@ -78,12 +79,8 @@ pub fn open(path: &Path, format: Option<Format>, gate: &Gate) -> Result<Editing>
     let chain = Chain::open(path, &options)?;
     chain.disk()?;
     let format = chain.layers.first().map_or(Format::Raw, |l| l.format());
-    let open = format
-        .entry()
-        .open_write
-        .ok_or_else(|| Error::unsupported(format!("cowshed does not write into {format} images")).path(path))?;
     let layers = chain.layers.get(1..).unwrap_or_default().to_vec();
-    let mut guards = vec![guard];
+    let mut guards = Vec::new();
     let below = match layers.is_empty() {
         true => None,
         false => {
@@ -92,6 +89,36 @@ pub fn open(path: &Path, format: Option<Format>, gate: &Gate) -> Result<Editing>
             Some(Below(Arc::new(disk)))
         }
     };
+    let mut editing = writing(path, format, gate, (dev, guard), below)?;
+    editing.guards.append(&mut guards);
+    editing.below = layers;
+    Ok(editing)
+}
+
+/// The same without what it stands on, which may not be there: for changing the reference to it, and for emptying it.
+pub fn open_alone(path: &Path, format: Option<Format>, gate: &Gate) -> Result<Editing> {
+    let held = hold(path)?;
+    let format = match format {
+        Some(format) => format,
+        None => best(&probe(held.0.as_ref())?),
+    };
+    writing(path, format, gate, held, None)
+}
+
+/// The image that is `held`, is of `format` and stands on `below`, which is for the caller to hold.
+pub(super) fn writing(
+    path: &Path,
+    format: Format,
+    gate: &Gate,
+    held: (WriteDevice, Guard),
+    below: Option<Below>,
+) -> Result<Editing> {
+    let open = format
+        .entry()
+        .open_write
+        .ok_or_else(|| Error::unsupported(format!("cowshed does not write into {format} images")).path(path))?;
+    let (dev, guard) = held;
+    let mut guards = vec![guard];
     let source = Source { dev: dev.clone(), path: path.to_path_buf(), gate: gate.clone() };
     let (through, others) = (gate.clone(), Arc::new(Mutex::new(Vec::new())));
     let taken = others.clone();
@@ -103,7 +130,7 @@ pub fn open(path: &Path, format: Option<Format>, gate: &Gate) -> Result<Editing>
     });
     let writer = open(WriteSource { dev: dev.clone(), source, below, other }).path(path)?;
     guards.append(&mut others.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(Editing { writer, dev, guards, below: layers })
+    Ok(Editing { writer, dev, guards, below: Vec::new() })
 }
 
 /// The existing file or device at `path`, held for writing.

@@ -4,21 +4,28 @@
 
 mod backing;
 pub mod check;
+pub mod commit;
 pub mod compare;
 pub mod convert;
 pub mod create;
 pub mod dd;
+pub mod delete;
 pub mod dependents;
 pub mod edit;
 pub mod extract;
 pub mod inspect;
 pub mod map;
 pub mod measure;
+mod pieces;
 pub mod pipeline;
 pub mod plan;
+pub mod rebase;
 pub mod resize;
 pub mod snapshot;
 pub mod stage;
+#[cfg(test)]
+mod tests;
+pub mod trash;
 pub mod undo;
 
 use std::path::PathBuf;
@@ -31,6 +38,8 @@ use plan::Plan;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobSpec {
+    /// Writes an overlay into what it stands on.
+    Commit(commit::CommitSpec),
     /// Copies a disk into a new image of any format.
     Convert(convert::ConvertSpec),
     /// Makes a new, empty image.
@@ -39,6 +48,10 @@ pub enum JobSpec {
     Dd(dd::DdSpec),
     /// Copies files out of a guest.
     Extract(extract::ExtractSpec),
+    /// Deletes images.
+    Delete(delete::DeleteSpec),
+    /// Lets an overlay stand on another image, or on nothing.
+    Rebase(rebase::RebaseSpec),
     /// Changes the virtual size.
     Resize(resize::ResizeSpec),
     /// Mends an image, or takes that back.
@@ -51,10 +64,13 @@ impl JobSpec {
     /// The operation that does it. Touches nothing.
     pub fn operation(&self) -> Box<dyn Operation> {
         match self {
+            JobSpec::Commit(spec) => Box::new(commit::Commit::new(spec.clone())),
             JobSpec::Convert(spec) => Box::new(convert::Convert::new(spec.clone())),
             JobSpec::Create(spec) => Box::new(create::Create::new(spec.clone())),
             JobSpec::Dd(spec) => Box::new(dd::Dd::new(spec.clone())),
             JobSpec::Extract(spec) => Box::new(extract::Extract::new(spec.clone())),
+            JobSpec::Delete(spec) => Box::new(delete::Delete::new(spec.clone())),
+            JobSpec::Rebase(spec) => Box::new(rebase::Rebase::new(spec.clone())),
             JobSpec::Resize(spec) => Box::new(resize::Resize::new(spec.clone())),
             JobSpec::Repair(spec) => Box::new(check::RepairImage::new(spec.clone())),
             JobSpec::Snapshot(spec) => Box::new(snapshot::Change::new(spec.clone())),
@@ -63,10 +79,13 @@ impl JobSpec {
     /// What it does, in a line. May hold names from outside: print it through `units::printable`.
     pub fn title(&self) -> String {
         match self {
+            JobSpec::Commit(spec) => spec.title(),
             JobSpec::Convert(spec) => spec.title(),
             JobSpec::Create(spec) => spec.title(),
             JobSpec::Dd(spec) => spec.title(),
             JobSpec::Extract(spec) => spec.title(),
+            JobSpec::Delete(spec) => spec.title(),
+            JobSpec::Rebase(spec) => spec.title(),
             JobSpec::Resize(spec) => spec.title(),
             JobSpec::Repair(spec) => spec.title(),
             JobSpec::Snapshot(spec) => spec.title(),
@@ -75,10 +94,13 @@ impl JobSpec {
     /// The verb: `convert`, …
     pub fn verb(&self) -> &'static str {
         match self {
+            JobSpec::Commit(_) => "commit",
             JobSpec::Convert(_) => "convert",
             JobSpec::Create(_) => "create",
             JobSpec::Dd(_) => "dd",
             JobSpec::Extract(_) => "extract",
+            JobSpec::Delete(_) => "delete",
+            JobSpec::Rebase(_) => "rebase",
             JobSpec::Resize(_) => "resize",
             JobSpec::Repair(_) => "check",
             JobSpec::Snapshot(_) => "snapshot",
@@ -87,10 +109,13 @@ impl JobSpec {
     /// The arguments of the `cowshed` command that does the same.
     pub fn command(&self) -> Vec<String> {
         match self {
+            JobSpec::Commit(spec) => spec.command(),
             JobSpec::Convert(spec) => spec.command(),
             JobSpec::Create(spec) => spec.command(),
             JobSpec::Dd(spec) => spec.command(),
             JobSpec::Extract(spec) => spec.command(),
+            JobSpec::Delete(spec) => spec.command(),
+            JobSpec::Rebase(spec) => spec.command(),
             JobSpec::Resize(spec) => spec.command(),
             JobSpec::Repair(spec) => spec.command(),
             JobSpec::Snapshot(spec) => spec.command(),
@@ -99,12 +124,25 @@ impl JobSpec {
     /// The same with absolute paths: for the journal, which is read from any folder.
     pub fn absolute(self) -> JobSpec {
         match self {
+            JobSpec::Commit(spec) => JobSpec::Commit(commit::CommitSpec {
+                image: absolute(spec.image),
+                // As the image spells it, unless it is there.
+                base: spec.base.map(|b| if b.exists() { absolute(b) } else { b }),
+                roots: spec.roots.into_iter().map(absolute).collect(),
+                ..spec
+            }),
             JobSpec::Convert(spec) => JobSpec::Convert(spec.absolute()),
             JobSpec::Create(spec) => JobSpec::Create(create::ImageSpec { target: absolute(spec.target), ..spec }),
             JobSpec::Dd(spec) => JobSpec::Dd(dd::DdSpec { input: absolute(spec.input), output: absolute(spec.output), ..spec }),
             JobSpec::Extract(spec) => {
                 JobSpec::Extract(extract::ExtractSpec { image: absolute(spec.image), target: absolute(spec.target), ..spec })
             }
+            JobSpec::Delete(spec) => JobSpec::Delete(delete::DeleteSpec {
+                images: spec.images.into_iter().map(absolute).collect(),
+                trash: spec.trash.map(absolute),
+                ..spec
+            }),
+            JobSpec::Rebase(spec) => JobSpec::Rebase(rebase::RebaseSpec { image: absolute(spec.image), ..spec }),
             JobSpec::Resize(spec) => JobSpec::Resize(resize::ResizeSpec { image: absolute(spec.image), ..spec }),
             JobSpec::Repair(spec) => JobSpec::Repair(check::RepairSpec {
                 image: absolute(spec.image),
@@ -125,13 +163,8 @@ impl JobSpec {
     pub fn discard(&self, state: &serde_json::Value) -> Result<()> {
         match self {
             JobSpec::Convert(spec) => convert::discard(spec, state),
-            // These leave nothing that a later run would go on with.
-            JobSpec::Create(_)
-            | JobSpec::Dd(_)
-            | JobSpec::Extract(_)
-            | JobSpec::Resize(_)
-            | JobSpec::Repair(_)
-            | JobSpec::Snapshot(_) => Ok(()),
+            // The others leave nothing that a later run would go on with.
+            _ => Ok(()),
         }
     }
     /// Whether an unfinished run can be gone on with, `state` being what it noted in the journal.

@@ -12,7 +12,7 @@ pub const MAGIC: u32 = 0x4f4f_4f4d;
 /// Bytes of the field for the backing file's name.
 pub const NAME_BYTES: usize = 1024;
 /// Where the name, and the modification time behind it, are.
-const NAME_AT: usize = 8;
+pub const NAME_AT: usize = 8;
 const MTIME_AT: usize = NAME_AT + NAME_BYTES;
 
 /// Which of the formats that share the magic it is.

@@ -7,10 +7,10 @@
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::header::{Header, Layout, NAME_BYTES};
+use super::header::{Header, Layout, NAME_AT, NAME_BYTES};
 use super::image::Cow;
 use crate::engine::error::{Error, Result};
-use crate::engine::format::write::{CreateSpec, DiskWriter, NewFiles, WriteSource};
+use crate::engine::format::write::{CreateSpec, DiskWriter, NewBacking, NewFiles, WriteSource};
 use crate::engine::format::{Format, Image};
 use crate::engine::io::bytes::put;
 use crate::engine::io::{Device, WriteDevice, read_padded};
@@ -24,14 +24,8 @@ pub(super) fn create(spec: &CreateSpec, files: &dyn NewFiles) -> Result<Arc<dyn 
     spec.check(Format::Cow, &[])?;
     let size = round_up(spec.size, SECTOR).filter(|s| *s > 0 && *s < 1 << 62);
     let size = size.ok_or_else(|| Error::usage(format!("a cow image cannot have {} bytes", spec.size)))?;
-    let backing = spec.backing.as_ref().map(|b| b.name.clone().into_bytes()).unwrap_or_default();
-    // The name's field ends in a NUL.
-    if backing.len() >= NAME_BYTES || backing.contains(&0) {
-        return Err(Error::usage(format!("the backing file's name must have less than {NAME_BYTES} bytes and no NUL")));
-    }
-    // The format keeps the backing file's modification time in 32 bits.
-    let mtime = spec.backing.as_ref().and_then(|b| std::fs::metadata(&b.path).ok()).map_or(0, |m| m.mtime());
-    let header = Header { layout: Layout::Aligned8, backing, mtime: i32::try_from(mtime).unwrap_or(0), size };
+    let (backing, mtime) = reference(spec.backing.as_ref())?;
+    let header = Header { layout: Layout::Aligned8, backing, mtime, size };
     let dev = files.image();
     let bitmap = header.layout.header_bytes();
     dev.write_zeroes(bitmap, header.bitmap_bytes())?;
@@ -43,6 +37,18 @@ pub(super) fn create(spec: &CreateSpec, files: &dyn NewFiles) -> Result<Arc<dyn 
 /// Opens a file for writing guest data in place.
 pub(super) fn open_write(source: WriteSource) -> Result<Arc<dyn DiskWriter>> {
     Ok(Arc::new(Writer::new(source.dev, source.below.map(|b| b.0))?))
+}
+
+/// The name of `backing` as the header holds it, and its time of change.
+fn reference(backing: Option<&NewBacking>) -> Result<(Vec<u8>, i32)> {
+    let name = backing.map(|b| b.name.clone().into_bytes()).unwrap_or_default();
+    // The name's field ends in a NUL.
+    if name.len() >= NAME_BYTES || name.contains(&0) {
+        return Err(Error::usage(format!("the backing file's name must have less than {NAME_BYTES} bytes and no NUL")));
+    }
+    // The format keeps the backing file's modification time in 32 bits.
+    let mtime = backing.and_then(|b| std::fs::metadata(&b.path).ok()).map_or(0, |m| m.mtime());
+    Ok((name, i32::try_from(mtime).unwrap_or(0)))
 }
 
 struct Writer {
@@ -154,6 +160,35 @@ impl DiskWriter for Writer {
     fn flush(&self) -> Result<()> {
         let _locked = self.lock();
         self.write_bitmap()
+    }
+
+    fn clear(&self) -> Result<()> {
+        let _locked = self.lock();
+        self.write_bitmap()?;
+        let h = self.image.header();
+        self.dev.write_zeroes(h.layout.header_bytes(), h.bitmap_bytes())?;
+        self.dev.flush()?;
+        let (data, len) = (h.data_offset(), self.dev.len());
+        if len > data {
+            self.dev.write_zeroes(data, len - data)?;
+        }
+        self.dev.flush()
+    }
+
+    /// The name's first 504 bytes lie in the first sector, and a name that ends there is changed by writing that sector. The time of
+    /// change comes after it: a wrong one is no more than a warning. Nearly every name is that short; a longer one is written at
+    /// once.
+    fn set_backing(&self, backing: Option<&NewBacking>) -> Result<()> {
+        let _locked = self.lock();
+        self.write_bitmap()?;
+        let (backing, mtime) = reference(backing)?;
+        let first = SECTOR as usize - NAME_AT;
+        let mut field = backing.clone();
+        field.resize(if backing.len() < first { first } else { NAME_BYTES }, 0);
+        self.dev.write_at(NAME_AT as u64, &field)?;
+        self.dev.flush()?;
+        self.dev.write_at((NAME_AT + NAME_BYTES) as u64, &mtime.to_be_bytes())?;
+        self.dev.flush()
     }
 
     fn reader(&self) -> Arc<dyn Image> {

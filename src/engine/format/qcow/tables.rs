@@ -131,6 +131,11 @@ impl Tables {
         self.set(Level::L2, table, cluster & (h.l2_entries() - 1), h.l2_entries(), raw)
     }
 
+    /// Takes the L2 table of L1 entry `index` away.
+    pub(super) fn unlink(&self, index: u64) -> Result<()> {
+        self.set(Level::L1, self.header.l1_offset, index, self.header.l1_entries, 0)
+    }
+
     /// Pages waiting to be written.
     pub(super) fn changed(&self) -> usize {
         self.lock().changed.len()

@@ -15,9 +15,9 @@ use super::header::{HEADER_BYTES, Header, MAGIC, VERSION};
 use super::image::Qcow;
 use super::tables::{Entry, Level};
 use crate::engine::error::{Error, Result};
-use crate::engine::format::write::{CreateSpec, DiskWriter, NewFiles, WriteSource};
+use crate::engine::format::write::{CreateSpec, DiskWriter, NewBacking, NewFiles, WriteSource};
 use crate::engine::format::{Format, Image};
-use crate::engine::io::bytes::{put, put_be32, put_be64};
+use crate::engine::io::bytes::{be32, be64, put, put_be32, put_be64};
 use crate::engine::io::{Device, WriteDevice, read_padded};
 use crate::engine::limits::MAX_NAME;
 use crate::engine::units::{SECTOR, round_up};
@@ -296,6 +296,49 @@ impl DiskWriter for Writer {
     fn flush(&self) -> Result<()> {
         let _state = self.lock();
         self.write_tables()
+    }
+
+    fn clear(&self) -> Result<()> {
+        let mut state = self.lock();
+        self.write_tables()?;
+        for index in 0..self.header().l1_entries {
+            if self.image.tables().l1(index)? != 0 {
+                self.image.tables().unlink(index)?;
+            }
+        }
+        self.write_tables()?;
+        let h = self.header();
+        // The name may lie behind the table.
+        let mut fields = [0u8; 20];
+        self.dev.read_at(0, &mut fields)?;
+        let name = be64(&fields, 8).unwrap_or(0).saturating_add(be32(&fields, 16).unwrap_or(0).into());
+        state.end = (h.l1_offset + h.l1_entries * 8).max(name).next_multiple_of(SECTOR);
+        if self.dev.len() > state.end && self.dev.as_file().is_none_or(|f| !f.is_block_device()) {
+            self.dev.set_len(state.end)?;
+        }
+        self.dev.flush()
+    }
+
+    /// The name goes behind all that there is; then one sector, the header, names it.
+    fn set_backing(&self, backing: Option<&NewBacking>) -> Result<()> {
+        let mut state = self.lock();
+        self.write_tables()?;
+        let name = backing.map(|b| b.name.as_bytes()).unwrap_or_default();
+        if name.len() > MAX_NAME || (backing.is_some() && name.is_empty()) {
+            return Err(Error::usage(format!("a backing file's name has 1 to {MAX_NAME} bytes")));
+        }
+        let mut fields = vec![0u8; 16];
+        if !name.is_empty() {
+            let at = state.end.max(self.dev.len()).next_multiple_of(SECTOR);
+            self.dev.write_at(at, name)?;
+            self.dev.flush()?;
+            state.end = at + name.len() as u64;
+            let fits = put_be64(&mut fields, 0, at) && put_be32(&mut fields, 8, name.len() as u32);
+            debug_assert!(fits, "16 bytes hold both");
+        }
+        // Offset, length, and the time of change, which is not kept.
+        self.dev.write_at(8, &fields)?;
+        self.dev.flush()
     }
 
     fn reader(&self) -> Arc<dyn Image> {

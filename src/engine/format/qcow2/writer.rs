@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::Image;
-use crate::engine::format::write::{Below, DiskWriter, Preallocation, WriteSource};
+use crate::engine::format::write::{Below, DiskWriter, NewBacking, Preallocation, WriteSource};
 use crate::engine::io::{Device, WriteDevice};
 use crate::engine::model::{BackingRef, Bitmap, Description};
 use crate::engine::units::MIB;
@@ -172,7 +172,8 @@ impl Shared {
     }
     /// There is something below that clusters not held here fall through to.
     pub fn stands_on_something(&self) -> bool {
-        self.backing.is_some()
+        // Also when it is about to: a rebase tells what lies below before the header does.
+        self.backing.is_some() || self.below.is_some()
     }
 
     /// The tables, ready to be changed: refuses after a failed flush, and clears the autoclear features that are not maintained
@@ -360,6 +361,13 @@ impl DiskWriter for Writer {
     }
     fn preallocate(&self, from: u64, how: Preallocation) -> Result<()> {
         self.shared.preallocate(from, how)
+    }
+    fn clear(&self) -> Result<()> {
+        self.shared.clear()
+    }
+    fn set_backing(&self, backing: Option<&NewBacking>) -> Result<()> {
+        self.flush()?;
+        super::reparent::set_backing(&self.shared.dev, backing)
     }
     fn reader(&self) -> Arc<dyn Image> {
         Arc::new(Live(self.shared.clone()))

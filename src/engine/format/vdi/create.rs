@@ -10,7 +10,7 @@ use super::{FREE, ZERO};
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Format;
 use crate::engine::format::blocks::BlockWriter;
-use crate::engine::format::write::{CreateSpec, DiskWriter, NewFiles, OptionKind, OptionSpec};
+use crate::engine::format::write::{CreateSpec, DiskWriter, NewBacking, NewFiles, OptionKind, OptionSpec};
 use crate::engine::io::{WriteAt, WriteDevice};
 use crate::engine::units::{MIB, SECTOR, round_up};
 
@@ -32,15 +32,8 @@ pub fn create(spec: &CreateSpec, files: &dyn NewFiles) -> Result<Arc<dyn DiskWri
         if fixed {
             return Err(Error::usage("a static image cannot stand on a parent"));
         }
-        let uuid = |text: &Option<String>| text.as_deref().and_then(|t| Uuid::parse_str(t).ok()).filter(|u| !u.is_nil());
-        let Some(link) = uuid(&parent.identity.uuid).filter(|_| parent.format == Format::Vdi) else {
-            return Err(Error::usage(format!("the parent of a VDI is another VDI, but this one is {}", parent.format))
-                .path(&parent.path)
-                .hint("convert the parent to vdi, or make the child a qcow2"));
-        };
         header.image_type = ImageType::Differencing;
-        header.link = link;
-        header.parent_modification = uuid(&parent.identity.modification).unwrap_or_default();
+        (header.link, header.parent_modification) = link(parent)?;
     } else if fixed {
         header.image_type = ImageType::Static;
         header.allocated = header.blocks;
@@ -48,6 +41,19 @@ pub fn create(spec: &CreateSpec, files: &dyn NewFiles) -> Result<Arc<dyn DiskWri
     let dev = files.image();
     write_new(&dev, &header)?;
     BlockWriter::<Writer>::open(dev, spec.backing.as_ref().and_then(|b| b.disk.as_ref()).map(|d| d.0.clone()))
+}
+
+/// The two UUIDs by which a child knows `parent`: the image's, and that of its last change.
+///
+/// Errors: it is no VDI.
+pub fn link(parent: &NewBacking) -> Result<(Uuid, Uuid)> {
+    let uuid = |text: &Option<String>| text.as_deref().and_then(|t| Uuid::parse_str(t).ok()).filter(|u| !u.is_nil());
+    let Some(link) = uuid(&parent.identity.uuid).filter(|_| parent.format == Format::Vdi) else {
+        return Err(Error::usage(format!("the parent of a VDI is another VDI, but this one is {}", parent.format))
+            .path(&parent.path)
+            .hint("convert the parent to vdi, or make the child a qcow2"));
+    };
+    Ok((link, uuid(&parent.identity.modification).unwrap_or_default()))
 }
 
 /// A header for a dynamic image of `size` bytes. The data begins at a whole MiB, which leaves room for the map to grow.

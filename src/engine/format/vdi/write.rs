@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::header::{HEADER_BYTES, Header};
+use super::header::{HEADER_BYTES, Header, ImageType};
 use super::{FREE, Vdi, ZERO};
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Image;
 use crate::engine::format::blocks::{BlockWriter, Layout, Place, Slot};
 use crate::engine::format::table::Held;
-use crate::engine::format::write::{DiskWriter, WriteSource};
+use crate::engine::format::write::{DiskWriter, NewBacking, WriteSource};
 use crate::engine::io::{WriteDevice, read_vec, with_path};
 
 /// Opens an existing VDI for writing.
@@ -37,7 +37,12 @@ pub struct Writer {
     /// Unnamed blocks below `next`, to be used first.
     pub(super) free: Vec<u64>,
     begun: bool,
+    /// Children see what they saw: the modification UUID stays.
+    keep: bool,
 }
+
+/// Table entries looked through at a time.
+const AT_ONCE: u64 = 16 << 10;
 
 impl Writer {
     /// Writes the header's one sector.
@@ -80,7 +85,7 @@ impl Layout for Writer {
         }
         let unnamed = |i: &u64| seen.get((i / 64) as usize).is_none_or(|w| w & 1 << (i % 64) == 0);
         let free = if named == next { Vec::new() } else { (0..next).rev().filter(unnamed).collect() };
-        Ok(Writer { dev, image, header, next, free, begun: false })
+        Ok(Writer { dev, image, header, next, free, begun: false, keep: false })
     }
     fn image(&self) -> Arc<dyn Image> {
         self.image.clone()
@@ -92,7 +97,7 @@ impl Layout for Writer {
         !self.header.link.is_nil()
     }
     fn begin(&mut self) -> Result<()> {
-        if !self.begun {
+        if !self.begun && !self.keep {
             self.header.modification = Uuid::new_v4();
             self.write_header()?;
             self.dev.flush()?;
@@ -144,6 +149,41 @@ impl Layout for Writer {
             self.dev.flush()?;
         }
         Ok(())
+    }
+    fn keep_identity(&mut self) {
+        self.keep = true;
+    }
+    fn clear(&mut self) -> Result<()> {
+        for start in (0..self.header.blocks).step_by(AT_ONCE as usize) {
+            let mut map = self.image.table().cursor();
+            let mut held = Vec::new();
+            for index in start..(start + AT_ONCE).min(self.header.blocks) {
+                if map.le32(index)? != FREE {
+                    held.push(index);
+                }
+            }
+            drop(map);
+            held.into_iter().try_for_each(|index| self.image.table().set(index * 4, &FREE.to_le_bytes()))?;
+            // The count stays: one that is too high for a while wastes nothing.
+            self.commit()?;
+        }
+        (self.next, self.free, self.header.allocated) = (0, Vec::new(), 0);
+        self.write_header()?;
+        self.dev.flush()?;
+        if self.dev.len() > self.header.data_at && self.dev.as_file().is_none_or(|f| !f.is_block_device()) {
+            self.dev.set_len(self.header.data_at)?;
+        }
+        self.dev.flush()
+    }
+    /// The fields lie within one sector, which is one write.
+    fn set_backing(&mut self, backing: Option<&NewBacking>) -> Result<()> {
+        (self.header.link, self.header.parent_modification) = match backing {
+            Some(parent) => super::create::link(parent)?,
+            None => (Uuid::nil(), Uuid::nil()),
+        };
+        self.header.image_type = if backing.is_some() { ImageType::Differencing } else { ImageType::Dynamic };
+        self.write_header()?;
+        self.dev.flush()
     }
     fn resize(&mut self, size: u64, _below: u64) -> Result<()> {
         if size > self.header.disk_size { self.grow(size) } else { self.shrink(size) }

@@ -152,27 +152,11 @@ pub fn write_dynamic(dev: &WriteDevice, footer: &Footer, block: u64, parent: Opt
         parent_name: Vec::new(),
         locators: [Locator::default(); 8],
     };
-    let mut names = Vec::new();
+    let mut name = None;
     if let Some(p) = parent {
-        let uuid = p.identity.uuid.as_deref().and_then(|t| Uuid::parse_str(t).ok());
-        h.parent = uuid.filter(|_| p.format == Format::Vhd).ok_or_else(|| {
-            Error::usage(format!("the parent of a VHD is another VHD, but this one is {}", p.format))
-                .path(&p.path)
-                .hint("convert the parent to vhd, or make the child a qcow2")
-        })?;
-        let file = p.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        h.parent_name = to_utf16(&file, true);
-        let (code, spelled) = if p.name.starts_with('/') {
-            (*b"W2ku", p.name.replace('/', "\\"))
-        } else {
-            (*b"W2ru", format!(".\\{}", p.name.replace('/', "\\")))
-        };
-        let text = to_utf16(&spelled, false);
+        let text = name_parent(&mut h, p, end)?;
         let space = (text.len() as u64).next_multiple_of(SECTOR);
-        if let Some(l) = h.locators.first_mut() {
-            *l = Locator { code, space: space as u32, len: text.len() as u32, at: end };
-        }
-        names.push((end, text));
+        name = Some((end, text));
         end += space;
     }
     if dev.len() < end + BYTES as u64 {
@@ -180,9 +164,35 @@ pub fn write_dynamic(dev: &WriteDevice, footer: &Footer, block: u64, parent: Opt
     }
     dev.write_at(HEADER_AT, &h.encode())?;
     dev.write_at(table_at, &vec![0xff; table_bytes as usize])?;
-    for (at, text) in names {
+    if let Some((at, text)) = name {
         dev.write_at(at, &text)?;
     }
     dev.write_at(0, &footer.encode())?;
     dev.write_at(end, &footer.encode())
+}
+
+/// Makes `h` name the parent `p`. The bytes of its locator, to be written at byte `at` of the file.
+///
+/// Errors: the parent is no VHD.
+pub fn name_parent(h: &mut Header, p: &NewBacking, at: u64) -> Result<Vec<u8>> {
+    let uuid = p.identity.uuid.as_deref().and_then(|t| Uuid::parse_str(t).ok());
+    h.parent = uuid.filter(|_| p.format == Format::Vhd).ok_or_else(|| {
+        Error::usage(format!("the parent of a VHD is another VHD, but this one is {}", p.format))
+            .path(&p.path)
+            .hint("convert the parent to vhd, or make the child a qcow2")
+    })?;
+    let file = p.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    h.parent_name = to_utf16(&file, true);
+    let (code, spelled) = if p.name.starts_with('/') {
+        (*b"W2ku", p.name.replace('/', "\\"))
+    } else {
+        (*b"W2ru", format!(".\\{}", p.name.replace('/', "\\")))
+    };
+    let text = to_utf16(&spelled, false);
+    let space = (text.len() as u64).next_multiple_of(SECTOR);
+    h.locators = [Locator::default(); 8];
+    if let Some(l) = h.locators.first_mut() {
+        *l = Locator { code, space: space as u32, len: text.len() as u32, at };
+    }
+    Ok(text)
 }

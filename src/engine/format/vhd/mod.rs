@@ -5,6 +5,7 @@ pub mod check;
 pub mod create;
 pub mod footer;
 pub mod header;
+pub mod reparent;
 pub mod resize;
 pub mod write;
 

@@ -18,7 +18,7 @@ use super::{FREE, Vhd};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::format::Image;
 use crate::engine::format::blocks::{BlockWriter, Layout, Place, Slot};
-use crate::engine::format::write::{DiskWriter, WriteSource};
+use crate::engine::format::write::{DiskWriter, NewBacking, WriteSource};
 use crate::engine::io::{WriteDevice, with_path};
 use crate::engine::model::Kind;
 use crate::engine::units::SECTOR;
@@ -199,6 +199,29 @@ impl Layout for Writer {
         self.dev.flush()?;
         self.image.lock_filled().clear();
         Ok(())
+    }
+    fn clear(&mut self) -> Result<()> {
+        let stored = self.stored()?;
+        if let Some(blocks) = &self.image.blocks {
+            stored.iter().try_for_each(|(_, index)| blocks.table.set(index * 4, &FREE.to_be_bytes()))?;
+        }
+        self.image.lock_filled().clear();
+        self.whole.clear();
+        self.commit()?;
+        // The copy at the start stands in while the footer moves over what nobody names any more.
+        self.end = self.structures_end();
+        self.write_footer()?;
+        self.dev.flush()?;
+        if self.dev.len() > self.end + BYTES as u64 && self.dev.as_file().is_none_or(|f| !f.is_block_device()) {
+            self.dev.set_len(self.end + BYTES as u64)?;
+        }
+        self.dev.flush()
+    }
+    fn set_backing(&mut self, backing: Option<&NewBacking>) -> Result<()> {
+        if self.footer.kind == DiskType::Fixed {
+            return Err(Error::unsupported("a fixed disk cannot stand on a parent"));
+        }
+        self.reparent(backing)
     }
     fn resize(&mut self, size: u64, below: u64) -> Result<()> {
         let size = size.checked_next_multiple_of(SECTOR).unwrap_or(size);

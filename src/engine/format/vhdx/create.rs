@@ -92,7 +92,7 @@ pub fn create(spec: &CreateSpec, files: &dyn NewFiles) -> Result<Arc<dyn DiskWri
 }
 
 /// Keys and values by which a child finds `parent`.
-fn locator(parent: &NewBacking) -> Result<Vec<(String, String)>> {
+pub fn locator(parent: &NewBacking) -> Result<Vec<(String, String)>> {
     let id = parent.identity.uuid.as_deref().and_then(|t| Uuid::parse_str(t).ok()).filter(|_| parent.format == Format::Vhdx);
     let id = id.ok_or_else(|| {
         Error::usage(format!("the parent of a VHDX is another VHDX, but this one is {}", parent.format))

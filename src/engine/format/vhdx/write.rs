@@ -16,14 +16,19 @@ use uuid::Uuid;
 
 use super::header::{self, Found, Header};
 use super::log::{SECTOR, entry, replay};
+use super::metadata::Metadata;
+use super::regions::Regions;
 use super::{Vhdx, regions, split, state};
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Image;
 use crate::engine::format::blocks::{BlockWriter, Layout, Place, Slot};
 use crate::engine::format::table::Held;
-use crate::engine::format::write::{DiskWriter, WriteSource};
+use crate::engine::format::write::{DiskWriter, NewBacking, WriteSource};
 use crate::engine::io::{WriteDevice, read_padded, read_vec, with_path};
 use crate::engine::units::MIB;
+
+/// BAT entries changed at a time.
+const AT_ONCE: u64 = 16 << 10;
 
 /// Entries of a BAT that are looked through for overlaps when an image is opened for writing; larger ones are left to `check`.
 const MAX_LOOKED_THROUGH: u64 = 1 << 22;
@@ -43,6 +48,8 @@ pub struct Writer {
     /// Byte where the next block can begin.
     pub(super) end: u64,
     begun: bool,
+    /// Children see what they saw: the data-write GUID stays.
+    keep: bool,
 }
 
 /// Writes `header` over the one that is not current, durably, which makes it the current one.
@@ -134,7 +141,7 @@ impl Layout for Writer {
     fn open(dev: WriteDevice) -> Result<Self> {
         let found = recover(&dev)?;
         let image = Arc::new(Vhdx::open(dev.clone())?);
-        let mut writer = Writer { dev, image, header: found.header, slot: found.slot, end: 0, begun: false };
+        let mut writer = Writer { dev, image, header: found.header, slot: found.slot, end: 0, begun: false, keep: false };
         if writer.image.metadata.bat_entries() > MAX_LOOKED_THROUGH {
             writer.end = writer.dev.len().next_multiple_of(MIB);
             return Ok(writer);
@@ -173,7 +180,9 @@ impl Layout for Writer {
             self.dev.flush()?;
         }
         self.header.file_write = Uuid::new_v4();
-        self.header.data_write = Uuid::new_v4();
+        if !self.keep {
+            self.header.data_write = Uuid::new_v4();
+        }
         put_header(&self.dev, &mut self.header, &mut self.slot)?;
         put_header(&self.dev, &mut self.header, &mut self.slot)?;
         self.begun = true;
@@ -220,6 +229,55 @@ impl Layout for Writer {
     fn finish(&mut self) -> Result<()> {
         // The older header may still name the log; after this neither does.
         if self.begun { put_header(&self.dev, &mut self.header, &mut self.slot) } else { Ok(()) }
+    }
+    fn keep_identity(&mut self) {
+        self.keep = true;
+    }
+    fn clear(&mut self) -> Result<()> {
+        let entries = self.image.metadata.bat_entries();
+        for start in (0..entries).step_by(AT_ONCE as usize) {
+            let mut bat = self.image.bat.cursor();
+            let mut held = Vec::new();
+            for entry in start..(start + AT_ONCE).min(entries) {
+                if bat.le64(entry)? != state::NOT_PRESENT {
+                    held.push(entry);
+                }
+            }
+            drop(bat);
+            held.into_iter().try_for_each(|e| self.image.bat.set(e * 8, &state::NOT_PRESENT.to_le_bytes()))?;
+            self.commit()?;
+        }
+        self.finish()?;
+        self.end = self.structures_end();
+        if self.dev.len() > self.end && self.dev.as_file().is_none_or(|f| !f.is_block_device()) {
+            self.dev.set_len(self.end)?;
+        }
+        self.dev.flush()
+    }
+    fn set_backing(&mut self, backing: Option<&NewBacking>) -> Result<()> {
+        let metadata = Metadata {
+            has_parent: backing.is_some(),
+            parent: backing.map_or(Ok(Vec::new()), super::create::locator)?,
+            ..self.image.metadata.clone()
+        };
+        let mut sectors = Vec::new();
+        if backing.is_none() {
+            // Sector bitmaps belong to disks with a parent; no block is held in part any more.
+            let (entries, ratio) = (self.image.metadata.bat_entries(), self.image.metadata.chunk_ratio());
+            for entry in (ratio..entries).step_by(ratio as usize + 1) {
+                self.image.bat.set(entry * 8, &state::NOT_PRESENT.to_le_bytes())?;
+            }
+            self.commit()?;
+        }
+        let region = Regions::read(self.dev.as_ref())?.0.metadata;
+        for (n, new) in metadata.encode().chunks(SECTOR as usize).enumerate() {
+            let at = region.at + n as u64 * SECTOR;
+            if self.read(at, new.len() as u64)? != new {
+                sectors.push((at, new.to_vec()));
+            }
+        }
+        // All of them in one entry of the log, which is replayed as a whole or not at all.
+        self.change(&sectors)
     }
     fn resize(&mut self, size: u64, _below: u64) -> Result<()> {
         let sector = self.image.metadata.sector;

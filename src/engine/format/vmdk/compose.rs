@@ -63,6 +63,33 @@ fn plain(name: &str) -> Result<&str> {
     }
 }
 
+/// The raw text `old` with another parent: its content id, and the name to find it by (`None`: there is none). Other lines stay.
+///
+/// Errors: a name that a descriptor cannot hold; there is no line for the parent's content id.
+pub(super) fn with_parent(old: &[u8], cid: u32, name: Option<&str>) -> Result<Vec<u8>> {
+    let old = crate::engine::io::bytes::until_nul(old);
+    let mut out = Vec::with_capacity(old.len() + 64);
+    let mut found = false;
+    for line in old.split_inclusive(|&b| b == b'\n') {
+        let key: Vec<u8> = line.iter().take_while(|b| **b != b'=').copied().collect();
+        let ending: &[u8] = if line.ends_with(b"\r\n") { b"\r\n" } else { b"\n" };
+        match key.trim_ascii().to_ascii_lowercase().as_slice() {
+            b"parentcid" if !found => {
+                found = true;
+                out.extend_from_slice(format!("parentCID={cid:08x}").as_bytes());
+                out.extend_from_slice(ending);
+                if let Some(name) = name {
+                    out.extend_from_slice(format!("parentFileNameHint=\"{}\"", plain(name)?).as_bytes());
+                    out.extend_from_slice(ending);
+                }
+            }
+            b"parentfilenamehint" => {}
+            _ => out.extend_from_slice(line),
+        }
+    }
+    if found { Ok(out) } else { Err(Error::corrupt("its descriptor has no line parentCID").op("change the parent")) }
+}
+
 /// The raw text `old` with `len` guest bytes in its only extent line. Nothing else moves but what follows the number.
 ///
 /// Errors: it has not exactly one extent line.

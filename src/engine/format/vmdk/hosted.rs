@@ -54,6 +54,9 @@ impl Drop for Claim<'_> {
     }
 }
 
+/// Changed pages of tables after which [`Hosted::let_go`] has them written.
+const MAX_WAITING: usize = 256;
+
 impl Hosted {
     /// `next` is the byte from which on nothing is kept in the file.
     pub(super) fn new(grains: Arc<Grains>, dev: WriteDevice, next: u64) -> Self {
@@ -118,6 +121,36 @@ impl Hosted {
             at += n;
         }
         Ok(())
+    }
+
+    /// Empties the tables, so that every grain is looked for below; `flush` makes changed tables durable when many wait. Where the
+    /// grains are that were held, to be given back once the tables are durable.
+    pub(super) fn let_go(&self, flush: &dyn Fn() -> Result<()>) -> Result<Vec<(u64, u64)>> {
+        let g = &self.grains.geometry;
+        let mut held: Vec<(u64, u64)> = Vec::new();
+        let span = g.grain * g.per_table;
+        for index in 0..g.tables() {
+            let (mut at, end) = (index * span, ((index + 1) * span).min(g.capacity));
+            while at < end {
+                let m = self.grains.map(at, end - at)?;
+                if let (Kind::Data, Some(place)) = (m.kind, m.place) {
+                    match held.last_mut() {
+                        Some((start, len)) if *start + *len == place.offset => *len += m.len,
+                        _ => held.push((place.offset, m.len)),
+                    }
+                }
+                at += m.len;
+            }
+            for directory in self.grains.directories() {
+                if let Some(table) = self.grains.table_of(directory, index)? {
+                    self.grains.set_entries(table, &vec![0; g.per_table as usize])?;
+                }
+            }
+            if self.grains.pages().changed() > MAX_WAITING {
+                flush()?;
+            }
+        }
+        Ok(held)
     }
 
     /// Clears the entries of all grains from byte `from` of the extent to the end of the table that byte is in: nothing of an

@@ -23,6 +23,7 @@ mod hosted;
 mod image;
 mod options;
 mod pages;
+mod reparent;
 mod resize;
 mod sesparse;
 mod sparse;

@@ -207,7 +207,7 @@ fn shrink(writer: &Writer, open: &Open, hosted: &Hosted, old: &Grains, size: u64
 }
 
 /// Changes fields of the header: one sector, durable when this returns.
-fn switch(dev: &WriteDevice, change: impl FnOnce(&mut Header)) -> Result<()> {
+pub(super) fn switch(dev: &WriteDevice, change: impl FnOnce(&mut Header)) -> Result<()> {
     let sector = read_vec(dev.as_ref(), 0, SECTOR, SECTOR)?;
     let mut header = Header::parse(&sector).ok_or_else(|| Error::corrupt("the header is gone").op("change the header").at(0))?;
     change(&mut header);

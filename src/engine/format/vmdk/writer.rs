@@ -15,7 +15,7 @@ use super::hosted::{Hosted, Under};
 use super::image::{self, Vmdk};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::Image;
-use crate::engine::format::write::{Below, DiskWriter, WriteSource};
+use crate::engine::format::write::{Below, DiskWriter, NewBacking, WriteSource};
 use crate::engine::io::{Device, WriteDevice, read_vec};
 use crate::engine::limits::MAX_DESCRIPTOR;
 use crate::engine::units::{KIB, SECTOR};
@@ -259,6 +259,31 @@ impl DiskWriter for Writer {
     }
     fn resize(&self, size: u64) -> Result<()> {
         super::resize::resize(self, size)
+    }
+    fn keep_identity(&self) {
+        *hold(&self.stale_cid) = None;
+    }
+    fn clear(&self) -> Result<()> {
+        self.renew_cid()?;
+        let open = self.open();
+        self.flush_tables(&open)?;
+        let mut grains = Vec::new();
+        for target in &open.parts {
+            match target {
+                Target::Sparse(h) => grains.push((h, h.let_go(&|| self.flush_tables(&open))?)),
+                Target::Flat(..) => return Err(Error::unsupported("flat extents hold every sector and cannot be emptied")),
+                Target::Refused(e) => return Err(e.clone().op("empty the disk")),
+            }
+        }
+        self.flush_tables(&open)?;
+        // Nobody names them any more.
+        for (hosted, runs) in grains {
+            runs.into_iter().try_for_each(|(at, len)| hosted.dev.write_zeroes(at, len))?;
+        }
+        self.flush_files()
+    }
+    fn set_backing(&self, backing: Option<&NewBacking>) -> Result<()> {
+        super::reparent::set(self, backing)
     }
     fn reader(&self) -> Arc<dyn Image> {
         self.open().image.clone()

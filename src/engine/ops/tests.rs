@@ -1,0 +1,245 @@
+//! Chains of two layers in memory, of every format that can be one: what a guest sees through the overlay is the same after the power
+//! is cut anywhere, and after any write or flush failed.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{commit, rebase};
+use crate::engine::chain::Disk;
+use crate::engine::error::Result;
+use crate::engine::format::write::{Below, CreateSpec, DiskWriter, NewBacking, NewFiles, WriteSource};
+use crate::engine::format::{Format, Image, Source};
+use crate::engine::io::fault::{Failure, Faulty, power_cuts};
+use crate::engine::io::gate::Gate;
+use crate::engine::io::memory::Memory;
+use crate::engine::io::{Device, ReadAt, WriteDevice};
+use crate::engine::job::JobContext;
+
+const SIZE: u64 = 400 << 10;
+
+struct One(WriteDevice);
+
+impl NewFiles for One {
+    fn image(&self) -> WriteDevice {
+        self.0.clone()
+    }
+    fn extra(&self, name: &str) -> Result<WriteDevice> {
+        panic!("an image in one file asked for {name}")
+    }
+}
+
+fn image(format: Format, bytes: &[u8]) -> Result<Arc<dyn Image>> {
+    open(format, Arc::new(Memory::new(bytes.to_vec())))
+}
+
+fn open(format: Format, dev: Device) -> Result<Arc<dyn Image>> {
+    (format.entry().open)(Source { dev, path: "image".into(), gate: Gate::closed() })
+}
+
+fn writer(format: Format, dev: WriteDevice, below: Option<Device>) -> Result<Arc<dyn DiskWriter>> {
+    let source = Source { dev: dev.clone(), path: "image".into(), gate: Gate::closed() };
+    let from = WriteSource { below: below.map(Below), ..WriteSource::alone(dev, source) };
+    format.entry().open_write.unwrap()(from)
+}
+
+fn backing(format: Format, name: &str, image: &Arc<dyn Image>) -> NewBacking {
+    let disk = Some(Below(Arc::new(Disk::new(vec![image.clone()]))));
+    let identity = image.describe().identity.clone();
+    NewBacking { name: name.into(), path: name.into(), format, size: image.size(), identity, disk }
+}
+
+/// An image of that format, of `size` bytes, with `marks` (byte, length, value; 0 writes zeros) written into it.
+fn make(format: Format, options: &[(&str, &str)], size: u64, below: Option<NewBacking>, marks: &[(u64, u64, u8)]) -> Vec<u8> {
+    let dev = Arc::new(Memory::default());
+    let spec = CreateSpec {
+        size,
+        options: options.iter().map(|(a, b)| ((*a).to_string(), (*b).to_string())).collect(),
+        backing: below,
+        file_name: "image".into(),
+    };
+    let w = format.entry().create.unwrap()(&spec, &One(dev.clone())).unwrap_or_else(|e| panic!("{format}: {e}"));
+    for (at, len, v) in marks {
+        match v {
+            0 => w.write_zeroes(*at, *len).unwrap(),
+            v => w.write(*at, &vec![*v; *len as usize]).unwrap(),
+        }
+    }
+    w.finish().unwrap();
+    dev.to_vec()
+}
+
+fn view(layers: Vec<Arc<dyn Image>>) -> Vec<u8> {
+    let disk = Disk::new(layers);
+    let mut all = vec![0; disk.len() as usize];
+    disk.read_at(0, &mut all).unwrap();
+    all
+}
+
+/// Overlay and base formats, with the overlay's options.
+fn pairs() -> Vec<(Format, Format, Vec<(&'static str, &'static str)>)> {
+    use Format::{Cow, Qcow, Qcow2, Raw, Vdi, Vhd, Vhdx, Vmdk};
+    let small = vec![("cluster_size", "4k")];
+    let mut all: Vec<_> = [Raw, Qcow2, Qcow, Cow, Vmdk, Vdi, Vhd].into_iter().map(|base| (Qcow2, base, small.clone())).collect();
+    all.push((Qcow2, Raw, vec![("cluster_size", "512"), ("compat", "0.10")]));
+    all.push((Qcow2, Raw, vec![("cluster_size", "16k"), ("extended_l2", "on")]));
+    all.extend([(Qcow, Raw), (Cow, Raw), (Vmdk, Vmdk), (Vdi, Vdi), (Vhd, Vhd)].map(|(a, b)| (a, b, vec![])));
+    all.push((Vhdx, Vhdx, vec![("block_size", "1M")]));
+    all
+}
+
+const BASE: &[(u64, u64, u8)] = &[(0, 40_000, 1), (100_000, 3000, 2), (204_800, 8192, 3)];
+const TOP: &[(u64, u64, u8)] = &[(1000, 5000, 7), (90_112, 20_480, 0), (208_896, 512, 8), (330_240, 1024, 9)];
+
+/// Options for small images, as every state of them is looked at.
+fn small(format: Format) -> &'static [(&'static str, &'static str)] {
+    match format {
+        Format::Qcow2 => &[("cluster_size", "4k")],
+        Format::Vhdx => &[("block_size", "1M")],
+        _ => &[],
+    }
+}
+
+/// Base and overlay, and what a guest sees.
+fn chain(top: Format, base: Format, options: &[(&str, &str)], base_size: u64) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+    let base_options = small(base);
+    let marks: Vec<_> = BASE.iter().copied().filter(|(at, len, _)| at + len <= base_size).collect();
+    let below = make(base, base_options, base_size, None, &marks);
+    let base_image = image(base, &below).unwrap();
+    let over = make(top, options, SIZE, Some(backing(base, "base", &base_image)), TOP);
+    let seen = view(vec![image(top, &over).unwrap(), base_image]);
+    (below, over, seen)
+}
+
+/// Commits as the operation does: `base` first, then the overlay.
+fn commit_into(top: Format, base: Format, over: &WriteDevice, below: &WriteDevice) -> Result<()> {
+    let upper = Disk::new(vec![open(top, over.clone())?]);
+    let base = writer(base, below.clone(), None)?;
+    base.keep_identity();
+    commit::pour(&upper, base.as_ref(), Path::new("base"), &JobContext::detached())?;
+    let top = writer(top, over.clone(), Some(Arc::new(Disk::new(vec![base.reader()]))))?;
+    top.keep_identity();
+    top.clear()?;
+    top.finish()
+}
+
+#[test]
+fn a_commit_changes_nothing_that_is_seen_wherever_it_is_cut() {
+    for (top, base, options) in pairs() {
+        for base_size in [SIZE, 150 << 10] {
+            let what = format!("{top} {options:?} on {base} of {base_size}");
+            let (below, over, seen) = chain(top, base, &options, base_size);
+            let (b, o) = (Faulty::new(below.clone()), Faulty::new(over.clone()));
+            let (bd, od): (WriteDevice, WriteDevice) = (b.clone(), o.clone());
+            match commit_into(top, base, &od, &bd) {
+                Err(e) if e.kind() == crate::engine::error::ErrorKind::Unsupported && base_size < SIZE => {
+                    // A format that cannot grow: nothing is written.
+                    assert!(
+                        b.record().is_empty() && o.record().is_empty() && matches!(base, Format::Qcow | Format::Cow),
+                        "{what}: {e}"
+                    );
+                    continue;
+                }
+                done => done.unwrap_or_else(|e| panic!("{what}: {e}")),
+            }
+            // The base is durable before the overlay is touched, so one of the two is whole at any moment.
+            let full = image(top, &over).unwrap();
+            power_cuts(&below, &b.record(), |cut, bytes| {
+                let base = image(base, &bytes).unwrap_or_else(|e| panic!("{what}, base {cut}: {e}"));
+                assert!(view(vec![full.clone(), base]) == seen, "{what}, base {cut}");
+            });
+            let whole = image(base, &b.to_vec()).unwrap();
+            power_cuts(&over, &o.record(), |cut, bytes| {
+                let top = image(top, &bytes).unwrap_or_else(|e| panic!("{what}, overlay {cut}: {e}"));
+                assert!(view(vec![top, whole.clone()]) == seen, "{what}, overlay {cut}");
+            });
+            // The base has it all by itself, and the overlay nothing.
+            assert!(view(vec![whole]) == seen, "{what}");
+            let empty = image(top, &o.to_vec()).unwrap();
+            let m = empty.map(0, SIZE).unwrap();
+            assert!(m.kind == crate::engine::model::Kind::Unallocated && m.len == SIZE, "{what}: {m:?}");
+        }
+    }
+}
+
+#[test]
+fn a_commit_that_fails_changes_nothing_that_is_seen() {
+    for (top, base, options) in pairs() {
+        let (below, over, seen) = chain(top, base, &options, 150 << 10);
+        let mut at = 0;
+        loop {
+            let (mut reached, which) = (false, [true, false]);
+            for (in_base, errno) in which.into_iter().zip([libc::EIO, libc::ENOSPC]) {
+                for once in [true, false] {
+                    let (b, o) = (Faulty::new(below.clone()), Faulty::new(over.clone()));
+                    let faulty = if in_base { &b } else { &o };
+                    faulty.fail(Some(Failure { at, once, errno, reads: false }));
+                    let (bd, od): (WriteDevice, WriteDevice) = (b.clone(), o.clone());
+                    let done = commit_into(top, base, &od, &bd);
+                    reached |= faulty.operations() > at;
+                    let what = format!("{top} {options:?} on {base}, operation {at} (base {in_base}, once {once}): {done:?}");
+                    let layers = [(top, o.to_vec()), (base, b.to_vec())]
+                        .map(|(f, b)| image(f, &b).unwrap_or_else(|e| panic!("{what}: {e}")));
+                    assert!(view(layers.to_vec()) == seen, "{what}");
+                }
+            }
+            if !reached {
+                break;
+            }
+            // Every operation of the shorter courses, a sample of the longest.
+            at += 1 + at / 8;
+        }
+    }
+}
+
+#[test]
+fn a_rebase_keeps_what_is_seen_wherever_it_is_cut() {
+    for (top, base, options) in pairs() {
+        for (new_marks, flat) in [(&[(4096u64, 50_000u64, 5u8), (204_800, 8192, 3)][..], false), (&[], true)] {
+            let what = format!("{top} {options:?} on {base}, flat {flat}");
+            let (below, over, seen) = chain(top, base, &options, 300 << 10);
+            let old = image(base, &below).unwrap();
+            let other = make(base, small(base), SIZE, None, new_marks);
+            let new = image(base, &other).unwrap();
+            let o = Faulty::new(over.clone());
+            let dev: WriteDevice = o.clone();
+            let disk = || Disk::new(vec![old.clone()]);
+            let merge = |top| rebase::Merge::new(top, Some(disk()), (!flat).then(|| Disk::new(vec![new.clone()])), false);
+            let below = merge(image(top, &over).unwrap()).below().map(|b| b.0);
+            let w = writer(top, dev, below).unwrap();
+            w.keep_identity();
+            let merge = merge(w.reader());
+            merge.run(w.as_ref(), Path::new("image"), &JobContext::detached()).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let to = (!flat).then(|| backing(base, "elsewhere/other", &new));
+            w.set_backing(to.as_ref()).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let states = std::cell::RefCell::new([0, 0]);
+            power_cuts(&over, &o.record(), |cut, bytes| {
+                let top = image(top, &bytes).unwrap_or_else(|e| panic!("{what}, {cut}: {e}"));
+                let names = top.backing().map(|b| b.names);
+                let is_new = match (&names, flat) {
+                    (None, flat) => flat,
+                    (Some(names), false) if !names.is_empty() => names.iter().any(|n| n.contains("other")),
+                    // A VDI's parent has no name, but a UUID.
+                    (Some(_), false) => top.backing().map(|b| b.identity) == image(base, &other).ok().map(|i| identity(&i)),
+                    (Some(_), true) => false,
+                };
+                states.borrow_mut()[usize::from(is_new)] += 1;
+                let below = if is_new { if flat { None } else { Some(new.clone()) } } else { Some(old.clone()) };
+                let got = view([Some(top), below].into_iter().flatten().collect());
+                let first = got.iter().zip(&seen).position(|(a, b)| a != b);
+                assert!(got == seen, "{what}, {cut}, new {is_new}: at {first:?}");
+            });
+            assert!(states.borrow().iter().all(|n| *n > 0), "{what}: {states:?}");
+            let last = image(top, &o.to_vec()).unwrap();
+            assert_eq!(last.backing().is_none(), flat, "{what}");
+            assert!(view([Some(last), (!flat).then_some(new)].into_iter().flatten().collect()) == seen, "{what}");
+        }
+    }
+}
+
+fn identity(image: &Arc<dyn Image>) -> crate::engine::model::ParentIdentity {
+    let id = image.describe().identity.clone();
+    crate::engine::model::ParentIdentity::VdiUuids {
+        image: id.uuid.unwrap_or_default(),
+        modification: id.modification.unwrap_or_default(),
+    }
+}
