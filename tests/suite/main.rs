@@ -35,6 +35,7 @@ mod qcow2;
 mod qcow2_write;
 mod ready;
 mod repair;
+mod repair_formats;
 mod resize;
 mod snapshot_images;
 mod snapshots;

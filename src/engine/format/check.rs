@@ -215,6 +215,10 @@ impl CheckReport {
             self.lose(start, len);
         }
     }
+    /// How many instances of `rule` there are.
+    pub fn count_of(&self, rule: &Rule) -> u64 {
+        self.findings.iter().find(|f| f.rule.id == rule.id).map_or(0, |f| f.count)
+    }
     /// How many instances are of `severity`.
     pub fn count(&self, severity: Severity) -> u64 {
         self.findings.iter().filter(|f| f.rule.severity == severity).map(|f| f.count).sum()

@@ -34,10 +34,10 @@ pub fn tools(format: Format) -> Option<Tools> {
         Format::Qcow2 => Some(Tools { check: qcow2::check::check, repair: Some(qcow2::repair::repair) }),
         Format::Qcow => Some(Tools { check: qcow::check::check, repair: None }),
         Format::Cow => Some(Tools { check: cow::check::check, repair: None }),
-        Format::Vmdk => Some(Tools { check: vmdk::check, repair: None }),
-        Format::Vdi => Some(Tools { check: vdi::check::check, repair: None }),
-        Format::Vhd => Some(Tools { check: vhd::check::check, repair: None }),
-        Format::Vhdx => Some(Tools { check: vhdx::check::check, repair: None }),
+        Format::Vmdk => Some(Tools { check: vmdk::check, repair: Some(vmdk::repair) }),
+        Format::Vdi => Some(Tools { check: vdi::check::check, repair: Some(vdi::repair::repair) }),
+        Format::Vhd => Some(Tools { check: vhd::check::check, repair: Some(vhd::repair::repair) }),
+        Format::Vhdx => Some(Tools { check: vhdx::check::check, repair: Some(vhdx::repair::repair) }),
         _ => None,
     }
 }

@@ -4,6 +4,7 @@
 pub mod check;
 pub mod create;
 pub mod header;
+pub mod repair;
 pub mod resize;
 pub mod write;
 
@@ -33,7 +34,17 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "vdi",
     title: "VirtualBox disk image",
     extensions: &["vdi"],
-    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, resize: true, check: true, ..Caps::NONE },
+    caps: Caps {
+        read: true,
+        write: true,
+        create: true,
+        backing: true,
+        sparse: true,
+        resize: true,
+        check: true,
+        repair: true,
+        ..Caps::NONE
+    },
     guide: Guide {
         what: "A disk in blocks of 1 MiB behind one flat map. Static images hold every block; differencing ones only what changed.",
         origin: "VirtualBox, where it is the default. Its snapshots are chains of differencing images that know their parent by \

@@ -39,7 +39,7 @@ impl Writer {
     }
 
     /// Every map entry that names a stored block for which `wanted` holds: guest block and stored block.
-    fn named(&self, wanted: impl Fn(u64, u64) -> bool) -> Result<Vec<(u64, u64)>> {
+    pub(super) fn named(&self, wanted: impl Fn(u64, u64) -> bool) -> Result<Vec<(u64, u64)>> {
         let mut map = self.image.table().cursor();
         let mut found = Vec::new();
         for index in 0..self.header.blocks {
@@ -165,13 +165,20 @@ impl Writer {
             self.free.push(stored);
         }
         self.commit()?;
+        let end = self.move_down()?;
+        self.header.blocks = blocks;
+        self.settle(end)
+    }
+
+    /// Moves the last stored blocks into the places that are free; where the stored blocks end then.
+    pub(super) fn move_down(&mut self) -> Result<u64> {
         // Free places that stay below the new end of the data take the blocks that lie beyond it.
         let end = self.next - self.free.len() as u64;
         self.free.retain(|f| *f < end);
         let moves = self.named(|_, stored| stored >= end)?;
         let mut moved = Vec::with_capacity(moves.len());
         for (index, stored) in moves {
-            let Some(to) = self.free.pop() else { return Err(Error::corrupt("its stored blocks do not add up").op("resize")) };
+            let Some(to) = self.free.pop() else { return Err(Error::corrupt("its stored blocks do not add up")) };
             self.copy_block(stored, to)?;
             moved.push((index, to));
         }
@@ -180,9 +187,13 @@ impl Writer {
             self.image.table().set(index * 4, &(to as u32).to_le_bytes())?;
         }
         self.commit()?;
+        Ok(end)
+    }
+
+    /// Makes the header count `end` blocks, durably, and cuts the file behind them.
+    pub(super) fn settle(&mut self, end: u64) -> Result<()> {
         self.next = end;
         self.header.allocated = end;
-        self.header.blocks = blocks;
         self.switch()?;
         self.dev.set_len(self.header.block_at(end) - self.header.block_extra)?;
         self.dev.flush()

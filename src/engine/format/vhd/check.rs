@@ -99,7 +99,7 @@ pub fn check(source: &Source) -> Result<CheckReport> {
 }
 
 /// The footer that counts, and the byte at which the one at the end begins (or would begin).
-fn footers(dev: &dyn ReadAt, report: &mut CheckReport) -> Result<(Footer, u64)> {
+pub(super) fn footers(dev: &dyn ReadAt, report: &mut CheckReport) -> Result<(Footer, u64)> {
     let spot = |at: u64, detail: String| Spot { offset: Some(at), guest: None, detail };
     let found = match footer::find(dev) {
         Ok(found) => found,

@@ -5,6 +5,7 @@ pub mod check;
 pub mod create;
 pub mod footer;
 pub mod header;
+pub mod repair;
 pub mod reparent;
 pub mod resize;
 pub mod write;
@@ -32,7 +33,17 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "vpc",
     title: "virtual hard disk (Virtual PC, Hyper-V generation 1)",
     extensions: &["vhd", "vpc", "avhd"],
-    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, resize: true, check: true, ..Caps::NONE },
+    caps: Caps {
+        read: true,
+        write: true,
+        create: true,
+        backing: true,
+        sparse: true,
+        resize: true,
+        check: true,
+        repair: true,
+        ..Caps::NONE
+    },
     guide: Guide {
         what: "Fixed: the disk's bytes with a 512-byte footer behind them. Dynamic: blocks of 2 MiB, each with a bitmap of its \
                sectors. Differencing: the sectors that differ from a parent. At most 2040 GiB.",

@@ -7,6 +7,7 @@ pub mod header;
 pub mod log;
 pub mod metadata;
 pub mod regions;
+pub mod repair;
 pub mod resize;
 pub mod write;
 
@@ -29,7 +30,17 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "vhdx",
     title: "virtual hard disk v2 (Hyper-V generation 2)",
     extensions: &["vhdx", "avhdx"],
-    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, resize: true, check: true, ..Caps::NONE },
+    caps: Caps {
+        read: true,
+        write: true,
+        create: true,
+        backing: true,
+        sparse: true,
+        resize: true,
+        check: true,
+        repair: true,
+        ..Caps::NONE
+    },
     guide: Guide {
         what: "Blocks of 1 to 256 MiB behind one table, with a log that keeps the metadata whole through a power cut. Fixed, \
                dynamic or differencing; up to 64 TiB; 512 or 4096-byte sectors.",

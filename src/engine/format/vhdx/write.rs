@@ -53,7 +53,7 @@ pub struct Writer {
 }
 
 /// Writes `header` over the one that is not current, durably, which makes it the current one.
-fn put_header(dev: &WriteDevice, header: &mut Header, slot: &mut usize) -> Result<()> {
+pub(super) fn put_header(dev: &WriteDevice, header: &mut Header, slot: &mut usize) -> Result<()> {
     header.sequence = header.sequence.wrapping_add(1);
     *slot = 1 - (*slot).min(1);
     dev.write_at(header::AT.get(*slot).copied().unwrap_or_default(), &header.encode())?;
@@ -121,7 +121,7 @@ impl Writer {
 }
 
 /// Replays a dirty log for good, and hands back the headers as they are then.
-fn recover(dev: &WriteDevice) -> Result<Found> {
+pub(super) fn recover(dev: &WriteDevice) -> Result<Found> {
     let mut found = header::find(dev.as_ref())?;
     if found.header.log.is_nil() {
         return Ok(found);

@@ -23,6 +23,7 @@ mod hosted;
 mod image;
 mod options;
 mod pages;
+mod repair;
 mod reparent;
 mod resize;
 mod sesparse;
@@ -53,6 +54,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
         sparse: true,
         resize: true,
         check: true,
+        repair: true,
         ..Caps::NONE
     },
     guide: Guide {
@@ -75,6 +77,13 @@ pub static ENTRY: FormatEntry = FormatEntry {
 /// Errors: the descriptor or the header of the image file cannot be read.
 pub fn check(source: &Source) -> crate::engine::error::Result<CheckReport> {
     check::check(source)
+}
+
+/// Mends the grain directories and the redundant tables, as far as that is certain.
+///
+/// Errors: as [`check`]; what is to change cannot be saved or written.
+pub fn repair(r: &super::check::Repairing<'_>) -> crate::engine::error::Result<super::check::Repaired> {
+    repair::repair(r)
 }
 
 fn probe(p: &Probe<'_>) -> Option<Match> {
