@@ -101,9 +101,9 @@ fn main() {
     });
     settle(&drawn, Duration::from_secs(3));
     let mut press = |keys: &[u8]| keyboard.write_all(keys).unwrap();
-    let measure = |press: &mut dyn FnMut(&[u8])| -> Vec<Duration> {
+    let measure = |press: &mut dyn FnMut(&[u8]), keys: usize| -> Vec<Duration> {
         let mut times = Vec::new();
-        for i in 0..KEYS {
+        for i in 0..keys {
             settle(&drawn, Duration::from_millis(1));
             let start = Instant::now();
             press(if i % 40 == 39 { b"g" } else { b"j" });
@@ -129,7 +129,7 @@ fn main() {
         );
         at(0.99)
     };
-    let idle = measure(&mut press);
+    let idle = measure(&mut press, KEYS);
     show(&format!("{IMAGES} images"), &idle);
     press(b"/zz-large\r");
     settle(&drawn, Duration::from_secs(1));
@@ -154,7 +154,7 @@ fn main() {
         !copies.is_empty() && !copies.contains(&"copy.raw".to_string())
     };
     assert!(copying(), "the conversion began");
-    let busy = measure(&mut press);
+    let busy = measure(&mut press, KEYS / 2);
     assert!(copying(), "the conversion still runs");
     let p99 = show(&format!("{IMAGES} images, a conversion running"), &busy);
     println!("target: p99 under 16 ms: {}", if p99 < Duration::from_millis(16) { "met" } else { "MISSED" });
