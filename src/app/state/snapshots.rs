@@ -302,8 +302,8 @@ mod tests {
 
     fn arena(n: usize, parents: &[Option<usize>]) -> Vec<(usize, Vec<Joint>)> {
         let mut a = Arena::default();
-        for i in 0..n {
-            a.add(What::Snapshot(i), parents[i], true);
+        for (i, parent) in parents.iter().enumerate().take(n) {
+            a.add(What::Snapshot(i), *parent, true);
         }
         let index = |r: Row| match r.what {
             What::Snapshot(i) => (i, r.joints),

@@ -75,8 +75,10 @@ fn view(layers: Vec<Arc<dyn Image>>) -> Vec<u8> {
     all
 }
 
+type Options = Vec<(&'static str, &'static str)>;
+
 /// Overlay and base formats, with the overlay's options.
-fn pairs() -> Vec<(Format, Format, Vec<(&'static str, &'static str)>)> {
+fn pairs() -> Vec<(Format, Format, Options)> {
     use Format::{Cow, Qcow, Qcow2, Raw, Vdi, Vhd, Vhdx, Vmdk};
     let small = vec![("cluster_size", "4k")];
     let mut all: Vec<_> = [Raw, Qcow2, Qcow, Cow, Vmdk, Vdi, Vhd].into_iter().map(|base| (Qcow2, base, small.clone())).collect();

@@ -12,8 +12,11 @@ use crate::ui::text::{count, cut, cut_middle, size, size_words, width, wrap};
 use crate::ui::theme::Role;
 use crate::ui::{Canvas, frame};
 
+/// Names with bytes.
+type Owners = Vec<(String, u64)>;
+
 /// Owners of the space with what only they hold: the live state, the largest snapshots, the other snapshots; and the rest.
-fn shares(c: &Canvas<'_>, list: &Listing) -> Option<(Vec<(String, u64)>, u64, u64)> {
+fn shares(c: &Canvas<'_>, list: &Listing) -> Option<(Owners, u64, u64)> {
     let usage = c.m.snaps.counted()?;
     let mut all: Vec<(usize, u64)> = usage.snapshots.iter().map(|s| s.exclusive).enumerate().collect();
     all.sort_by_key(|(i, bytes)| (std::cmp::Reverse(*bytes), *i));
