@@ -5,6 +5,7 @@ use super::action::Action;
 use super::layer::Layer;
 use super::model::{Model, Pane, Screen};
 use super::state::snapshots::What;
+use crate::engine::format::check::Repair;
 use crate::engine::job::JobState;
 use crate::engine::units::printable;
 
@@ -19,6 +20,8 @@ pub enum Scope {
     Map,
     /// The snapshots of an image.
     Snapshots,
+    /// A check's report.
+    Check,
     /// The jobs panel.
     Jobs,
     /// The format guide.
@@ -37,6 +40,7 @@ impl Scope {
             Scope::Image => "Image",
             Scope::Map => "Allocation map",
             Scope::Snapshots => "Snapshots",
+            Scope::Check => "Check",
             Scope::Jobs => "Jobs",
             Scope::Guide => "Format guide",
             Scope::Moving => "Moving",
@@ -52,6 +56,7 @@ impl Scope {
             Screen::Jobs => Scope::Jobs,
             Screen::Guide => Scope::Guide,
             Screen::Snapshots => Scope::Snapshots,
+            Screen::Check => Scope::Check,
         };
         [own, Scope::Moving, Scope::Global]
     }
@@ -109,6 +114,37 @@ fn has_readable(m: &Model) -> Result<(), String> {
         Some(e) => Err(format!("the image cannot be read: {}", printable(e.why()))),
         None => Ok(()),
     }
+}
+
+fn can_check(m: &Model) -> Result<(), String> {
+    can_list(m)?;
+    let format = m.subject_entry().and_then(|e| e.format());
+    match format {
+        Some(f) if !f.entry().caps.check => Err(format!("{} images have nothing that could be checked", f.name())),
+        _ if m.screen == Screen::Check && m.checking() => no("it is being checked"),
+        _ => Ok(()),
+    }
+}
+
+fn can_repair(m: &Model) -> Result<(), String> {
+    if m.read_only {
+        return no("read-only mode: nothing is written");
+    }
+    if m.checking() {
+        return no("it is being checked");
+    }
+    let Some(checked) = m.check.shown() else { return no("check it first") };
+    if m.subject_entry().is_some_and(|e| m.check.of(e).is_none()) {
+        return no("it was written to since; check it again");
+    }
+    if !checked.format.entry().caps.repair {
+        return Err(format!("cowshed does not repair {} images", checked.format.name()));
+    }
+    if checked.report.split(Repair::All).0.is_empty() { no("there is nothing that repair would mend") } else { Ok(()) }
+}
+
+fn can_undo_repair(m: &Model) -> Result<(), String> {
+    if m.read_only { no("read-only mode: nothing is written") } else { has_image(m) }
 }
 
 /// Its own file can be read; what it stands on may be gone.
@@ -347,6 +383,7 @@ pub static COMMANDS: &[Command] = &[
     row(A::Map, S::Library, "library.map", "map", &["m"], "Open the allocation map of the selected image.").footer(4).when(has_readable),
     row(A::Convert, S::Library, "library.convert", "convert…", &["c"], "Convert to any format: a form, its plan, then a job.").footer(3).when(can_convert),
     row(A::Go(Screen::Snapshots), S::Library, "library.snapshots", "snapshots", &["s"], "What the snapshots and overlays of the selected image cost, and what each came from.").footer(5).when(can_list),
+    row(A::Check, S::Library, "library.check", "check", &["K"], "Look for damage and lost space, as a job; its report says what each finding means and what repair would do.").footer(8).when(can_check),
     row(A::Create, S::Library, "library.create", "new image…", &["a"], "Make a new, empty image, by itself or standing on another: a form, its plan, then a job.").footer(9).when(can_create),
     row(A::Resize, S::Library, "library.resize", "resize…", &["R"], "Give the image another virtual size, in place: a form, its plan, then a job.").footer(10).when(can_resize),
     row(A::Group, S::Library, "library.group", "group", &["t"], "Group the tree by chain, by folder, or by format.").footer(6),
@@ -364,6 +401,7 @@ pub static COMMANDS: &[Command] = &[
     row(A::Map, S::Image, "image.map", "map", &["m"], "Open the allocation map.").footer(1).when(has_readable),
     row(A::Go(Screen::Snapshots), S::Image, "image.snapshots", "snapshots", &["s"], "What the snapshots and overlays of this image cost, and what each came from.").footer(3).when(can_list),
     row(A::Convert, S::Image, "image.convert", "convert…", &["c"], "Convert to any format: a form, its plan, then a job.").footer(2).when(can_convert),
+    row(A::Check, S::Image, "image.check", "check", &["K"], "Look for damage and lost space, as a job; its report says what each finding means and what repair would do.").footer(8).when(can_check),
     row(A::Create, S::Image, "image.overlay", "new overlay…", &["a"], "Make a new image that stands on this one: a form, its plan, then a job.").footer(6).when(can_create),
     row(A::Resize, S::Image, "image.resize", "resize…", &["R"], "Give the image another virtual size, in place: a form, its plan, then a job.").footer(7).when(can_resize),
     row(A::Reload, S::Image, "image.reload", "reload", &["r", "f5"], "Read the image again.").footer(5),
@@ -385,7 +423,12 @@ pub static COMMANDS: &[Command] = &[
     row(A::Branch, S::Snapshots, "snapshots.branch", "branch…", &["b"], "A new image to go on from here: off a snapshot, or an overlay on an image.").footer(5).when(can_branch),
     row(A::RenameSnapshot, S::Snapshots, "snapshots.rename", "rename…", &["R"], "Rename the snapshot.").footer(9).when(can_rename),
     row(A::OpenImage, S::Snapshots, "snapshots.open", "open image", &["enter"], "Show the snapshots of the overlay or base under the cursor.").footer(8).when(on_other_image),
+    row(A::Check, S::Snapshots, "snapshots.check", "check", &["K"], "Look for damage and lost space, as a job; its report says what each finding means and what repair would do.").footer(11).when(can_check),
     row(A::Reload, S::Snapshots, "snapshots.reload", "reload", &["f5"], "Read the snapshots again."),
+
+    row(A::Repair, S::Check, "check.repair", "repair…", &["r"], "Mend what was found: the plan first; what will change is saved, so that it can be undone.").footer(1).when(can_repair),
+    row(A::Check, S::Check, "check.again", "check again", &["K", "f5"], "Check the image again.").footer(2).when(can_check),
+    row(A::UndoRepair, S::Check, "check.undo", "undo a repair…", &["u"], "Put back what the last repair changed, as long as nothing else wrote to the image.").footer(3).when(can_undo_repair),
 
     row(A::PauseJob, S::Jobs, "jobs.pause", "pause", &["space", "p"], "Pause the selected job, or let it go on; an interrupted one goes on where it was durable.").footer(1).when(can_pause),
     row(A::CancelJob, S::Jobs, "jobs.cancel", "cancel…", &["x"], "Cancel the selected job, or discard an interrupted one: what it had written so far is removed. Asks first.").footer(2).when(can_pause),

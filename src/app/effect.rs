@@ -48,6 +48,8 @@ pub enum Effect {
     Submit(JobSpec),
     /// Sample the jobs.
     SampleJobs,
+    /// Ask what a check found.
+    AskFound(JobId),
     /// Cancel a job.
     CancelJob(JobId),
     /// Pause a job, or let it go on.

@@ -22,6 +22,7 @@ use crate::engine::library::{
     Domain, DomainState, EntryKind, Facts, Found, Grouping, Library, Root, ScanEvent, Stamp, duplicates, forest, orphans,
 };
 use crate::engine::model::{BackingRef, ParentIdentity, Snapshot};
+use crate::engine::ops::checking::Checked;
 use crate::engine::units::{GIB, MIB};
 
 /// When it is: 2026-11-23 12:00 UTC.
@@ -184,6 +185,39 @@ pub(crate) fn list_snapshots(m: &mut Model) {
         let generation = m.snaps.generation;
         update(m, Message::Snapshots(Box::new(SnapshotsLoaded { generation, news })));
     }
+}
+
+/// What a check of the image under the cursor found: damage, and lost space.
+pub(crate) fn checked(m: &Model) -> Arc<Checked> {
+    use crate::engine::format::check::{CheckReport, Mend, Rule, Severity, Spot};
+    static RULES: [Rule; 2] = [
+        Rule {
+            id: "overlap",
+            severity: Severity::Corruption,
+            title: "clusters that two places use",
+            means: "a write to the one changes the other: what the guest finds there may be anything",
+            mend: Mend::All,
+            repair: "gives each its own copy",
+        },
+        Rule {
+            id: "leak",
+            severity: Severity::Leak,
+            title: "clusters that nothing uses",
+            means: "the guest's data is not concerned; the space is lost until it is given back",
+            mend: Mend::Leaks,
+            repair: "gives the space back",
+        },
+    ];
+    let mut report = CheckReport { total: 655_360, allocated: 104_857, fragmented: 2_097, ..CheckReport::default() };
+    report.image_end = Some(6 * GIB);
+    let [overlap, leak] = &RULES;
+    for n in 0..9u64 {
+        let at = Some(0x50000 + n * 0x10000);
+        report.note(leak, Spot { offset: at, guest: None, detail: "refcount 1, used 0 times".into() });
+    }
+    report.note(overlap, Spot { offset: Some(0x30000), guest: Some((GIB, 65536)), detail: "a\x1b[31mname".into() });
+    let entry = m.subject_entry().expect("an image");
+    Arc::new(Checked { image: entry.path.clone(), format: Format::Qcow2, stamp: entry.stamp, report })
 }
 
 /// A model of a screen of that size, with that library.

@@ -11,6 +11,7 @@ use super::worker::snapshots::{DiffLoaded, FreedLoaded, SnapshotsLoaded};
 use crate::engine::io::locks::LockState;
 use crate::engine::job::JobEdge;
 use crate::engine::library::EntryId;
+use crate::engine::ops::checking::Checked;
 
 /// One happening.
 #[derive(Debug)]
@@ -53,6 +54,8 @@ pub enum Message {
     Diff(Box<DiffLoaded>),
     /// What the marked snapshots free together.
     Freed(Box<FreedLoaded>),
+    /// What a check found.
+    Checked(Arc<Checked>),
     /// A job went into another state.
     Edge(JobEdge),
     /// A plan was made.

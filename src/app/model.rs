@@ -8,6 +8,7 @@ use super::hits::Hits;
 use super::key::Keymap;
 use super::layer::Layer;
 use super::message::Level;
+use super::state::check::CheckState;
 use super::state::guide::GuideState;
 use super::state::jobs::{JobRow, JobsState};
 use super::state::library::LibraryState;
@@ -18,6 +19,7 @@ use super::state::snapshots::SnapshotsState;
 use super::worker::library::Watch;
 use crate::engine::error::Error;
 use crate::engine::library::{Entry, Health};
+use crate::engine::ops::JobSpec;
 
 /// A screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -36,13 +38,16 @@ pub enum Screen {
     Guide,
     /// What an image's snapshots and overlays cost.
     Snapshots,
+    /// What a check of an image found.
+    Check,
 }
 
 impl Screen {
     /// Those with a tab of their own, in the order of their digits.
     pub const TABS: [Screen; 5] = [Screen::Library, Screen::Image, Screen::Map, Screen::Jobs, Screen::Guide];
     /// All.
-    pub const ALL: [Screen; 6] = [Screen::Library, Screen::Image, Screen::Map, Screen::Jobs, Screen::Guide, Screen::Snapshots];
+    pub const ALL: [Screen; 7] =
+        [Screen::Library, Screen::Image, Screen::Map, Screen::Jobs, Screen::Guide, Screen::Snapshots, Screen::Check];
     /// Its name on the tab.
     pub fn title(self) -> &'static str {
         match self {
@@ -52,12 +57,13 @@ impl Screen {
             Screen::Jobs => "Jobs",
             Screen::Guide => "Formats",
             Screen::Snapshots => "Snapshots",
+            Screen::Check => "Check",
         }
     }
     /// The tab it is under.
     pub fn tab(self) -> Screen {
         match self {
-            Screen::Snapshots => Screen::Image,
+            Screen::Snapshots | Screen::Check => Screen::Image,
             other => other,
         }
     }
@@ -79,6 +85,7 @@ pub enum Pane {
     FormatText,
     States,
     State,
+    Report,
 }
 
 impl Pane {
@@ -91,6 +98,7 @@ impl Pane {
             Screen::Jobs => &[Pane::JobList, Pane::JobLog],
             Screen::Guide => &[Pane::FormatList, Pane::FormatText],
             Screen::Snapshots => &[Pane::States, Pane::State],
+            Screen::Check => &[Pane::Report],
         }
     }
     /// The screen it belongs to.
@@ -133,6 +141,8 @@ pub struct Model {
     pub map: MapState,
     /// Its snapshots.
     pub snaps: SnapshotsState,
+    /// What checks found.
+    pub check: CheckState,
     /// The jobs.
     pub jobs: JobsState,
     /// The format guide.
@@ -202,6 +212,7 @@ impl Model {
                 _ => self.page.path.clone(),
             },
             Screen::Map => self.map.path.clone(),
+            Screen::Check => self.check.path.clone(),
             Screen::Snapshots => match self.snaps.image_at_cursor() {
                 Some(id) => self.library.data.get(id).map(|e| e.path.clone()),
                 None => self.snaps.path.clone(),
@@ -212,7 +223,7 @@ impl Model {
     /// What the library knows of the subject.
     pub fn subject_entry(&self) -> Option<&Entry> {
         match self.screen {
-            Screen::Image | Screen::Map | Screen::Snapshots => self.library.data.at(&self.subject()?),
+            Screen::Image | Screen::Map | Screen::Snapshots | Screen::Check => self.library.data.at(&self.subject()?),
             _ => self.library.selected(),
         }
     }
@@ -253,6 +264,11 @@ impl Model {
     pub fn selected_job(&self) -> Option<&JobRow> {
         self.jobs.rows.get(self.jobs.scroll.at)
     }
+    /// A check of the image shown on its page has not ended.
+    pub fn checking(&self) -> bool {
+        let of_it = |j: &&JobRow| matches!(&j.view.spec, JobSpec::Check(s) if Some(&s.image) == self.check.path.as_ref());
+        self.jobs.rows.iter().find(of_it).is_some_and(JobRow::live)
+    }
     /// Jobs that have not ended.
     pub fn live_jobs(&self) -> usize {
         self.jobs.rows.iter().filter(|j| j.live()).count()
@@ -268,6 +284,7 @@ impl Model {
             Screen::Image => self.page.path.is_some() && (self.page.data.is_none() || self.page.shares.is_none()),
             Screen::Map => self.map.loading,
             Screen::Snapshots => self.snaps.loading(),
+            Screen::Check => self.checking(),
             _ => false,
         }
     }
@@ -324,6 +341,7 @@ impl Model {
                 (&mut self.snaps.scroll, len)
             }
             Pane::State => text(&mut self.snaps.detail),
+            Pane::Report => text(&mut self.check.scroll),
         }
     }
 }

@@ -201,6 +201,11 @@ fn carry_out(m: &mut Model, effects: Vec<Effect>, terminal: &mut dyn Terminal, w
                 take(m, Message::Jobs(workers.jobs.sample()), terminal, workers)?;
             }
             Effect::SampleJobs => take(m, Message::Jobs(workers.jobs.sample()), terminal, workers)?,
+            Effect::AskFound(id) => {
+                if let Some(found) = workers.jobs.found(id) {
+                    take(m, Message::Checked(found), terminal, workers)?;
+                }
+            }
             Effect::CancelJob(id) => workers.jobs.cancel(id),
             Effect::PauseJob(id, pause) => workers.jobs.pause(id, pause),
             Effect::ForgetJobs => {

@@ -106,6 +106,7 @@ pub fn draw(m: &Model, look: &Look, frame: &mut ratatui::Frame<'_>) -> Hits {
         Screen::Map => panel::map::draw(&mut c, inner),
         Screen::Jobs => panel::jobs::draw(&mut c, inner),
         Screen::Guide => panel::guide::draw(&mut c, inner),
+        Screen::Check => panel::check::draw(&mut c, inner),
         Screen::Snapshots => panel::snapshots::draw(&mut c, inner),
     }
     for layer in &m.layers {

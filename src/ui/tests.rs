@@ -443,6 +443,27 @@ fn the_snapshots_at_every_size() {
 }
 
 #[test]
+fn a_report_at_every_size() {
+    for (w, h) in SIZES {
+        let mut m = start((w, h));
+        keys(&mut m, "j j j l K");
+        let checked = crate::app::fixture::checked(&m);
+        update(&mut m, Message::Checked(checked));
+        let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+        golden(&format!("check-{w}x{h}"), &text(&buffer));
+    }
+    // The library tells the verdict of what was checked.
+    let mut m = start((120, 36));
+    keys(&mut m, "j j j l K");
+    let checked = crate::app::fixture::checked(&m);
+    update(&mut m, Message::Checked(checked));
+    keys(&mut m, "esc");
+    let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+    let shown = text(&buffer);
+    assert!(shown.lines().any(|l| l.contains("web-01.qcow2") && l.contains("1 damaged")), "{shown}");
+}
+
+#[test]
 fn what_is_not_known_yet_is_a_dash() {
     use crate::app::fixture::listing;
     use crate::app::worker::snapshots::{News, SnapshotsLoaded};
@@ -493,6 +514,7 @@ fn every_screen_survives_every_size() {
         "j j j 3 o",
         "j j j l s",
         "j j j l s g j j D",
+        "j j j l K",
     ];
     for typed in screens {
         for (w, h) in (1..24)
@@ -505,6 +527,10 @@ fn every_screen_survives_every_size() {
             keys(&mut m, typed);
             if m.screen == crate::app::model::Screen::Snapshots {
                 crate::app::fixture::list_snapshots(&mut m);
+            }
+            if m.screen == crate::app::model::Screen::Check {
+                let checked = crate::app::fixture::checked(&m);
+                update(&mut m, Message::Checked(checked));
             }
             render(&mut m, &look);
         }

@@ -15,6 +15,7 @@ mod convert;
 mod create;
 mod field;
 mod options;
+mod repair;
 mod resize;
 mod snapshots;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crossterm::event::{KeyCode, KeyModifiers};
 pub use convert::ConvertForm;
 pub use create::CreateForm;
 pub use field::{Answers, Field, Kind, Remark, Role};
+pub use repair::RepairForm;
 pub use resize::ResizeForm;
 pub use snapshots::{BranchForm, Deed, SnapshotForm, Templates};
 

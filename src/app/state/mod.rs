@@ -1,5 +1,6 @@
 //! The model's parts, one per screen: plain data with the little arithmetic that belongs to it.
 
+pub mod check;
 pub mod guide;
 pub mod jobs;
 pub mod library;

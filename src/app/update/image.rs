@@ -232,6 +232,7 @@ pub(super) fn command_line(m: &Model) -> Option<String> {
             Some((start, end)) => format!("cowshed map -s {start} -l {} {path}", end - start),
             None => format!("cowshed map {path}"),
         },
+        Screen::Check => format!("cowshed check {path}"),
         Screen::Snapshots => format!("cowshed snapshot -l {path}"),
         _ => format!("cowshed info --backing-chain {path}"),
     })

@@ -198,6 +198,10 @@ pub(super) fn edge(m: &mut Model, edge: JobEdge) -> Vec<Effect> {
         effects.push(Effect::LookLeft);
     }
     let Some(job) = m.jobs.rows.iter().find(|j| j.view.id == edge.id) else { return effects };
+    let job = job.clone();
+    if edge.state.is_over() {
+        effects.extend(super::check::ended(m, &job, edge.state, edge.why.as_deref()));
+    }
     let title = printable(&job.view.title);
     let long = job.view.progress.elapsed.as_millis() >= LONG;
     let (text, level) = match edge.state {

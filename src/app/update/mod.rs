@@ -1,5 +1,6 @@
 //! The heart: what a message does to the model, and what is to be carried out for it. No I/O, no clock.
 
+mod check;
 mod form;
 mod image;
 mod jobs;
@@ -54,6 +55,7 @@ pub fn update(m: &mut Model, message: Message) -> Vec<Effect> {
         Message::Snapshots(loaded) => snapshots::loaded(m, *loaded),
         Message::Diff(diff) => snapshots::compared(m, *diff),
         Message::Freed(freed) => snapshots::freed(m, *freed),
+        Message::Checked(checked) => check::found(m, checked),
         Message::Edge(edge) => jobs::edge(m, edge),
         Message::Plan(made) => form::planned(m, *made),
         Message::Jobs(rows) => jobs::sampled(m, rows),
@@ -189,6 +191,7 @@ pub fn run(m: &mut Model, action: Action) -> Vec<Effect> {
         | Action::Problems
         | Action::Rescan => library::run(m, action),
         Action::Reload if m.screen == Screen::Snapshots => snapshots::run(m, action),
+        Action::Check | Action::Repair | Action::UndoRepair => check::run(m, action),
         Action::OpenImage
         | Action::Mark
         | Action::ClearMarks
@@ -234,7 +237,7 @@ fn moved(m: &mut Model, action: Action) -> Vec<Effect> {
         (Pane::Tree, Action::Left | Action::Right) => library::sideways(m, action),
         (_, Action::Left) => turn_pane(m, -1),
         (_, Action::Right) => turn_pane(m, 1),
-        (pane @ (Pane::Detail | Pane::Facts | Pane::JobLog | Pane::FormatText | Pane::State), _) => {
+        (pane @ (Pane::Detail | Pane::Facts | Pane::JobLog | Pane::FormatText | Pane::State | Pane::Report), _) => {
             let (scroll, len) = m.scroll_of(pane);
             scroll.roll(action, len);
             Vec::new()
@@ -290,6 +293,11 @@ fn go(m: &mut Model, screen: Screen) -> Vec<Effect> {
         Screen::Image => image::open_page(m, if shown { m.page.path.clone().or(subject) } else { subject }),
         Screen::Map => image::open_map(m, if shown { m.map.path.clone().or(subject) } else { subject }),
         Screen::Snapshots => snapshots::open(m, if shown { m.snaps.path.clone().or(subject) } else { subject }),
+        Screen::Check => {
+            let path = if shown { m.check.path.clone().or(subject) } else { subject };
+            path.into_iter().for_each(|p| check::show(m, p));
+            Vec::new()
+        }
         _ => Vec::new(),
     }
 }

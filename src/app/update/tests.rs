@@ -618,3 +618,38 @@ fn two_states_are_compared() {
     assert_eq!(pair(&mut m, "space D"), ("2".into(), Some("3".into())));
     assert_eq!(pair(&mut m, "g j space G D"), ("1".into(), Some("2".into())));
 }
+
+#[test]
+fn a_check_is_a_job_whose_report_leads_to_repair() {
+    use crate::engine::job::{JobEdge, JobId, JobState};
+    use crate::engine::ops::JobSpec;
+    let mut m = start();
+    let effects = keys(&mut m, "j j j l K");
+    let [Effect::Submit(JobSpec::Check(spec))] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!((m.screen, spec.image.ends_with("web-01.qcow2")), (Screen::Check, true));
+    // While it runs nothing can be repaired, nor checked again.
+    job(&mut m, JobState::Running);
+    m.jobs.rows[0].view.spec = JobSpec::Check(spec.clone());
+    assert!(m.moving() && keys(&mut m, "r K").is_empty());
+    m.jobs.rows[0].view.state = JobState::Done;
+    let edge = JobEdge { id: JobId(1), state: JobState::Done, why: None };
+    let effects = update(&mut m, Message::Edge(edge));
+    assert!(effects.contains(&Effect::AskFound(JobId(1))), "{effects:?}");
+    assert!(keys(&mut m, "r").is_empty() && m.notice.take().unwrap().text.contains("check it first"));
+    let checked = crate::app::fixture::checked(&m);
+    update(&mut m, Message::Checked(checked));
+    let effects = keys(&mut m, "r");
+    let JobSpec::Repair(repair) = asked(&effects).1 else { panic!("{effects:?}") };
+    assert_eq!(repair.command(), ["check", "-r", "all", "/srv/images/web-01.qcow2"]);
+    // Written to since: the report is of another image.
+    keys(&mut m, "esc");
+    let mut old = (*crate::app::fixture::checked(&m)).clone();
+    old.stamp.mtime_ns -= 1;
+    update(&mut m, Message::Checked(old.into()));
+    assert!(keys(&mut m, "r").is_empty() && m.notice.take().unwrap().text.contains("written to since"));
+    keys(&mut m, "esc");
+    assert_eq!(m.screen, Screen::Library);
+    // Raw images have nothing to check.
+    keys(&mut m, "G k K");
+    assert_eq!(m.screen, if crate::engine::format::Format::Vhdx.entry().caps.check { Screen::Check } else { Screen::Library });
+}

@@ -13,6 +13,7 @@ use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::job::remote::{self, Served};
 use crate::engine::job::{JobId, Journal, Runner, RunnerOptions, SubmitOptions};
 use crate::engine::ops::JobSpec;
+use crate::engine::ops::checking::Checked;
 use crate::engine::ops::plan::Plan;
 
 /// Asks for the plan of a job that is about to be started.
@@ -76,6 +77,10 @@ impl JobWorkers {
     /// Starts a job.
     pub fn submit(&self, spec: JobSpec) {
         self.runner.submit(spec, SubmitOptions::default());
+    }
+    /// What a check found.
+    pub fn found(&self, id: JobId) -> Option<Arc<Checked>> {
+        self.runner.found(id)
     }
     /// Cancels a job.
     pub fn cancel(&self, id: JobId) {

@@ -11,6 +11,7 @@ use super::progress::Progress;
 use super::state::JobState;
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::io::sys;
+use crate::engine::ops::checking::Checked;
 
 const PAUSE: u8 = 1;
 const CANCEL: u8 = 2;
@@ -49,6 +50,7 @@ struct Inner {
     next_slot: Mutex<Option<Instant>>,
     log: Mutex<VecDeque<LogLine>>,
     mark: Mutex<Option<Mark>>,
+    found: Mutex<Option<Arc<Checked>>>,
     on_state: OnState,
 }
 
@@ -81,9 +83,18 @@ impl JobContext {
                 next_slot: Mutex::new(None),
                 log: Mutex::default(),
                 mark: Mutex::new(None),
+                found: Mutex::new(None),
                 on_state,
             }),
         }
+    }
+
+    /// Hands over what a check found; [`super::Runner::found`] gives it out.
+    pub fn deliver(&self, found: Arc<Checked>) {
+        *lock(&self.inner.found) = Some(found);
+    }
+    pub(super) fn found(&self) -> Option<Arc<Checked>> {
+        lock(&self.inner.found).clone()
     }
 
     /// A context outside any runner: nothing pauses or cancels it but its own methods.

@@ -17,6 +17,7 @@ use super::journal::Journal;
 use super::progress::{Bound, ProgressSnapshot, Sample};
 use super::state::{JobEdge, JobId, JobState};
 use crate::engine::error::{Error, ErrorKind, Result};
+use crate::engine::ops::checking::Checked;
 use crate::engine::ops::plan::Plan;
 use crate::engine::ops::{JobSpec, Operation, Outcome};
 
@@ -420,6 +421,10 @@ impl Runner {
     /// A job's log.
     pub fn log(&self, id: JobId) -> Vec<LogLine> {
         self.context(id).map(|c| c.log_lines()).unwrap_or_default()
+    }
+    /// What a check found.
+    pub fn found(&self, id: JobId) -> Option<Arc<Checked>> {
+        self.context(id)?.found()
     }
     /// A job's rates over the last two minutes, oldest first, one sample per half second.
     pub fn samples(&self, id: JobId) -> Vec<Sample> {

@@ -4,6 +4,7 @@
 
 mod backing;
 pub mod check;
+pub mod checking;
 pub mod commit;
 pub mod compare;
 pub mod convert;
@@ -38,6 +39,8 @@ use plan::Plan;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobSpec {
+    /// Looks for damage and lost space; only reads.
+    Check(checking::CheckSpec),
     /// Writes an overlay into what it stands on.
     Commit(commit::CommitSpec),
     /// Copies a disk into a new image of any format.
@@ -64,6 +67,7 @@ impl JobSpec {
     /// The operation that does it. Touches nothing.
     pub fn operation(&self) -> Box<dyn Operation> {
         match self {
+            JobSpec::Check(spec) => Box::new(checking::Checking::new(spec.clone())),
             JobSpec::Commit(spec) => Box::new(commit::Commit::new(spec.clone())),
             JobSpec::Convert(spec) => Box::new(convert::Convert::new(spec.clone())),
             JobSpec::Create(spec) => Box::new(create::Create::new(spec.clone())),
@@ -79,6 +83,7 @@ impl JobSpec {
     /// What it does, in a line. May hold names from outside: print it through `units::printable`.
     pub fn title(&self) -> String {
         match self {
+            JobSpec::Check(spec) => spec.title(),
             JobSpec::Commit(spec) => spec.title(),
             JobSpec::Convert(spec) => spec.title(),
             JobSpec::Create(spec) => spec.title(),
@@ -94,6 +99,7 @@ impl JobSpec {
     /// The verb: `convert`, …
     pub fn verb(&self) -> &'static str {
         match self {
+            JobSpec::Check(_) => "check",
             JobSpec::Commit(_) => "commit",
             JobSpec::Convert(_) => "convert",
             JobSpec::Create(_) => "create",
@@ -109,6 +115,7 @@ impl JobSpec {
     /// The arguments of the `cowshed` command that does the same.
     pub fn command(&self) -> Vec<String> {
         match self {
+            JobSpec::Check(spec) => spec.command(),
             JobSpec::Commit(spec) => spec.command(),
             JobSpec::Convert(spec) => spec.command(),
             JobSpec::Create(spec) => spec.command(),
@@ -124,6 +131,7 @@ impl JobSpec {
     /// The same with absolute paths: for the journal, which is read from any folder.
     pub fn absolute(self) -> JobSpec {
         match self {
+            JobSpec::Check(spec) => JobSpec::Check(checking::CheckSpec { image: absolute(spec.image), ..spec }),
             JobSpec::Commit(spec) => JobSpec::Commit(commit::CommitSpec {
                 image: absolute(spec.image),
                 // As the image spells it, unless it is there.

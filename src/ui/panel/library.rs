@@ -19,9 +19,12 @@ use crate::app::filter::Fuzzy;
 use crate::app::hits::Hit;
 use crate::app::layer::Layer;
 use crate::app::model::Pane;
+use crate::app::state::check::worst;
 use crate::app::tree::{Column, Row};
 use crate::engine::error::ErrorKind;
+use crate::engine::format::check::Severity;
 use crate::engine::library::{DomainState, Entry, Grouping, Health, NodeKind};
+use crate::engine::ops::checking::verdict;
 use crate::engine::units::printable;
 use crate::ui::Canvas;
 use crate::ui::pen::{paint_row, put, put_right};
@@ -386,6 +389,16 @@ fn count_children(n: usize) -> String {
 /// How an image is, in a word.
 pub fn health(c: &Canvas<'_>, e: &Entry) -> (&'static str, String, Role) {
     let s = c.look.symbols;
+    // A check knows more than opening does, as long as nothing was written since.
+    if let Some(checked) = c.m.check.of(e) {
+        let verdict = verdict(&checked.report);
+        match (worst(checked), &e.health) {
+            (Some(Severity::Corruption), _) => return (s.bad, verdict, Role::Bad),
+            (Some(_), Health::Ok) => return (s.warn, verdict, Role::Warn),
+            (None, Health::Ok) => return (s.good, "checked".into(), Role::Good),
+            _ => {}
+        }
+    }
     match &e.health {
         Health::Ok if e.lock.in_use() => (s.good, "in use".into(), Role::Good),
         Health::Ok => (s.good, String::new(), Role::Good),

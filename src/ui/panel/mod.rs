@@ -1,5 +1,6 @@
 //! The screens' panels, one file each.
 
+pub mod check;
 pub mod detail;
 pub mod guide;
 pub mod image;
