@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Failure;
 use super::out::{Out, Tone, size};
 use crate::engine::error::Error;
-use crate::engine::job::{JobState, JobView, ProgressSnapshot, Runner, RunnerOptions, SubmitOptions, remote};
+use crate::engine::job::{JobState, JobView, ProgressSnapshot, Runner, RunnerOptions, SubmitOptions, remote, takes};
 use crate::engine::ops::JobSpec;
 use crate::engine::ops::plan::Plan;
 use crate::engine::units::printable;
@@ -67,7 +67,8 @@ impl JobArgs {
     /// Does what `spec` says, or prints its plan.
     pub(super) fn run(&self, spec: JobSpec, out: &mut Out) -> Result<u8, Failure> {
         if self.dry_run {
-            let plan = spec.plan()?;
+            let mut plan = spec.plan()?;
+            plan.duration = takes(&plan, &spec, state_dir().as_deref());
             match self.shown(false) {
                 Shown::Json => out.json(&plan)?,
                 _ => print_plan(&plan, out)?,

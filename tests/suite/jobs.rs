@@ -296,3 +296,59 @@ fn a_full_disk_fails_a_script_and_resumes_after_space_is_made() {
     let last: serde_json::Value = serde_json::from_str(progress.lines().last().unwrap()).unwrap();
     assert!(last["read"].as_u64().unwrap() < 20 << 20, "it began anew: {last}");
 }
+
+/// At a terminal there is a person who can make space: the job waits for that, says so, and goes on by itself.
+#[test]
+fn a_full_disk_pauses_a_job_at_a_terminal_until_space_is_made() {
+    for format in ["raw", "qcow2"] {
+        let dir = dir();
+        std::fs::write(dir.path().join("src"), noise(1, 48 << 20)).unwrap();
+        let script = r#"set -e
+            mkdir small; mount -t tmpfs -o size=128m none small
+            head -c 96M /dev/zero > small/filler
+            timeout 60 python3 -c 'import pty, sys, os; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))' \
+                "$0" convert -f raw -O FORMAT src small/out > message &
+            job=$!
+            for i in $(seq 600); do grep -q paused message && break; sleep 0.05; done
+            grep -q paused message
+            test ! -e small/out
+            rm small/filler
+            wait $job
+            test ! -e small/.out.cowshed-partial
+            qemu-img compare -f raw -F FORMAT src small/out"#
+            .replace("FORMAT", format);
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["-rm", "sh", "-c", &script, env!("CARGO_BIN_EXE_cowshed")]);
+        unshare.current_dir(dir.path()).env("HOME", dir.path()).env("XDG_STATE_HOME", dir.path().join("s"));
+        told(&mut unshare);
+        let message = std::fs::read_to_string(dir.path().join("message")).unwrap();
+        assert!(message.contains("no space left for") && message.contains("goes on by itself"), "{message}");
+    }
+}
+
+#[test]
+fn a_plan_says_how_long_and_why() {
+    let dir = dir();
+    std::fs::write(dir.path().join("src"), noise(1, 20 << 20)).unwrap();
+    let dry = |extra: &[&str]| {
+        let args = [&["convert", "--dry-run", "-f", "raw", "-O", "qcow2"], extra, &["src", "out"]].concat();
+        told(program(dir.path()).args(args))
+    };
+    assert!(!dry(&[]).contains("takes"), "nothing is known, and nothing is said");
+    let limited = dry(&["-r", "2M"]);
+    assert!(limited.contains("about 10 s (its limit is 2097152 bytes a second)"), "{limited}");
+    told(program(dir.path()).args(["convert", "-f", "raw", "-O", "qcow2", "src", "out"]));
+    let known = dry(&[]);
+    assert!(known.contains("takes") && known.contains("one earlier job of this sort"), "{known}");
+    assert!(!told(program(dir.path()).args(["convert", "--dry-run", "-f", "raw", "-O", "vmdk", "src", "out"])).contains("takes"));
+}
+
+#[test]
+fn the_limit_is_what_binds_when_it_does() {
+    let dir = dir();
+    std::fs::write(dir.path().join("src"), noise(1, 8 << 20)).unwrap();
+    let lines = told(program(dir.path()).args(["convert", "--progress", "json", "-f", "raw", "-r", "3M", "src", "out"]));
+    let bound: Vec<_> =
+        lines.lines().filter_map(|l| Some(serde_json::from_str::<serde_json::Value>(l).ok()?["bound-by"].clone())).collect();
+    assert!(bound.iter().any(|b| b == "limit"), "{bound:?}");
+}

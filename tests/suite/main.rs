@@ -16,6 +16,7 @@ mod convert_matrix;
 mod cow;
 mod create;
 mod delete;
+mod devices;
 mod extents;
 mod extract;
 mod golden;

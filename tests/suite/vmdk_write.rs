@@ -676,3 +676,215 @@ fn conversions_to_every_subformat_agree_with_qemu_img() {
         }
     }
 }
+
+/// A file of a disk that consists of several, writing down what is done to any of them in one order.
+struct Noted {
+    dev: FileDevice,
+    file: usize,
+    log: Arc<Mutex<Vec<(usize, Op)>>>,
+}
+
+impl Noted {
+    fn note(&self, op: Op) {
+        self.log.lock().unwrap().push((self.file, op));
+    }
+}
+
+impl cowshed::engine::io::ReadAt for Noted {
+    fn len(&self) -> u64 {
+        self.dev.len()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.dev.read_at(offset, buf)
+    }
+    fn path(&self) -> Option<&Path> {
+        self.dev.path()
+    }
+}
+
+impl cowshed::engine::io::WriteAt for Noted {
+    fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
+        self.note(Op::Write(offset, buf.to_vec()));
+        self.dev.write_at(offset, buf)
+    }
+    fn flush(&self) -> Result<()> {
+        self.note(Op::Flush);
+        Ok(())
+    }
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.note(Op::SetLen(len));
+        self.dev.set_len(len)
+    }
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        self.note(Op::Zero(offset, len));
+        self.dev.write_zeroes(offset, len)
+    }
+}
+
+/// Every state of the files `before` that a power cut may leave: each prefix of what was done, also with its last write torn, and
+/// each prefix without one of the writes that its file had not flushed yet.
+fn cut_everywhere(before: &[Vec<u8>], log: &[(usize, Op)], mut visit: impl FnMut(&str, &[Vec<u8>])) {
+    let state = |ops: &mut dyn Iterator<Item = &(usize, Op)>| {
+        let mut files = before.to_vec();
+        for (file, op) in ops {
+            let bytes = &mut files[*file];
+            let mut put = |at: u64, data: &[u8]| {
+                let end = at as usize + data.len();
+                bytes.resize(bytes.len().max(end), 0);
+                bytes[at as usize..end].copy_from_slice(data);
+            };
+            match op {
+                Op::Write(at, data) => put(*at, data),
+                Op::Zero(at, len) => put(*at, &vec![0; *len as usize]),
+                Op::SetLen(len) => bytes.resize(*len as usize, 0),
+                Op::Flush => {}
+            }
+        }
+        files
+    };
+    for n in 0..=log.len() {
+        visit(&format!("after {n}"), &state(&mut log.iter().take(n)));
+        if let Some((file, Op::Write(at, data))) = log.get(n)
+            && data.len() > 512
+        {
+            let torn =
+                (*file, Op::Write(*at, data[..((at + data.len() as u64 / 2).next_multiple_of(512) - at) as usize].to_vec()));
+            visit(&format!("{n} torn"), &state(&mut log.iter().take(n).chain([&torn])));
+        }
+        for lost in 0..n {
+            let (file, op) = &log[lost];
+            let flushed = log[lost..n].iter().any(|(f, o)| f == file && *o == Op::Flush);
+            if *op != Op::Flush && !flushed {
+                let mut ops = log.iter().take(n).enumerate().filter(|(i, _)| *i != lost).map(|(_, o)| o);
+                visit(&format!("after {n} without {lost}"), &state(&mut ops));
+            }
+        }
+    }
+}
+
+/// Opens the disk of `names` (the descriptor first) in `folder` for writing, noting what is done.
+fn open_noted(folder: &Path, names: &[&str]) -> (Arc<dyn DiskWriter>, Arc<Mutex<Vec<(usize, Op)>>>) {
+    let log: Arc<Mutex<Vec<(usize, Op)>>> = Arc::default();
+    let all: Vec<String> = names.iter().map(|n| (*n).to_string()).collect();
+    let (folder, noted) = (folder.to_path_buf(), log.clone());
+    let open = move |name: &str| -> WriteDevice {
+        let file = all.iter().position(|n| n == name).unwrap();
+        Arc::new(Noted { dev: FileDevice::open_rw(folder.join(name)).unwrap(), file, log: noted.clone() })
+    };
+    let path = open(names[0]).path().unwrap().to_path_buf();
+    let dev = open(names[0]);
+    let source = Source { dev: dev.clone(), path: path.clone(), gate: Gate::around(&path) };
+    let other = Arc::new(move |_: &Path, name: &str| Ok(open(name)));
+    let writer = (Format::Vmdk.entry().open_write.unwrap())(WriteSource { dev, source, below: None, other }).unwrap();
+    (writer, log)
+}
+
+#[test]
+fn a_power_cut_leaves_a_flat_disk_old_or_new() {
+    let dir = dir();
+    let names = ["a.vmdk", "a-flat.vmdk"];
+    let read = || names.map(|n| std::fs::read(dir.path().join(n)).unwrap()).to_vec();
+    let old = noise(1, 256 << 10);
+    let writer = create(dir.path(), &spec(old.len() as u64, "a.vmdk", "subformat=monolithicFlat")).unwrap();
+    writer.write(0, &old).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    let cut = dir.path().join("cut");
+    std::fs::create_dir(&cut).unwrap();
+    let reopened = |files: &[Vec<u8>]| {
+        for (name, bytes) in names.iter().zip(files) {
+            std::fs::write(cut.join(name), bytes).unwrap();
+        }
+        content(&cut.join("a.vmdk"))
+    };
+    let cid = |files: &[Vec<u8>]| String::from_utf8_lossy(&files[0]).lines().find(|l| l.starts_with("CID=")).unwrap().to_string();
+
+    // Guest writes: every sector old or new, and nothing new under the old content id.
+    let before = read();
+    let (writer, log) = open_noted(dir.path(), &names);
+    let mut new = old.clone();
+    for (at, len, seed) in [(1000usize, 5000usize, 2u64), (128 << 10, 64 << 10, 3)] {
+        let data = noise(seed, len);
+        writer.write(at as u64, &data).unwrap();
+        new[at..at + len].copy_from_slice(&data);
+    }
+    writer.write_zeroes(200 << 10, 8192).unwrap();
+    new[200 << 10..][..8192].fill(0);
+    writer.finish().unwrap();
+    drop(writer);
+    let record = log.lock().unwrap().clone();
+    assert!(content(&dir.path().join("a.vmdk")) == new);
+    let mut states = 0;
+    cut_everywhere(&before, &record, |what, files| {
+        states += 1;
+        let got = reopened(files);
+        for (i, sector) in got.chunks(512).enumerate() {
+            let range = i * 512..i * 512 + sector.len();
+            // A write that begins or ends within a sector is not torn within it.
+            assert!(sector == &old[range.clone()] || sector == &new[range], "{what}: sector {i}");
+        }
+        assert!(got == old || cid(files) != cid(&before), "{what}: new content under the old content id");
+    });
+    assert!(states > 10, "{states}");
+
+    // Resizes: the old size or the new one, the content in common whole, what is new zero.
+    for to in [512usize << 10, 100 << 10, 256 << 10] {
+        let before = read();
+        let was = content(&dir.path().join("a.vmdk"));
+        let (writer, log) = open_noted(dir.path(), &names);
+        writer.resize(to as u64).unwrap();
+        writer.finish().unwrap();
+        drop(writer);
+        let record = log.lock().unwrap().clone();
+        let mut sizes = std::collections::BTreeSet::new();
+        cut_everywhere(&before, &record, |what, files| {
+            let got = reopened(files);
+            let common = was.len().min(to);
+            sizes.insert(got.len());
+            assert!(got.len() == was.len() || got.len() == to, "{to}: {what}: {}", got.len());
+            assert!(got[..common] == was[..common], "{to}: {what}");
+            assert!(
+                got.len() < was.len()
+                    || got.len() == was.len() && to < was.len() && got == was
+                    || got[common..].iter().all(|b| *b == 0),
+                "{to}: {what}"
+            );
+        });
+        assert_eq!(sizes.len(), 2, "{to}: both were seen");
+    }
+}
+
+#[test]
+fn a_stream_is_resized_by_writing_it_anew() {
+    let dir = dir();
+    let cwd = dir.path();
+    let path = cwd.join("a.vmdk");
+    let mut want = text(5, 3 << 20);
+    want.resize(5 << 20, 0);
+    std::fs::write(cwd.join("in"), &want).unwrap();
+    let options = "subformat=streamOptimized,adapter_type=lsilogic,hwversion=7";
+    let out = cowshed(&["convert", "-f", "raw", "-O", "vmdk", "-o", options, s(&cwd.join("in")), s(&path)]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let describe = || {
+        let bytes = std::fs::read(&path).unwrap();
+        String::from_utf8_lossy(&bytes[512..512 * 21]).into_owned()
+    };
+    let plan = cowshed(&["resize", "--dry-run", "-f", "vmdk", s(&path), "8M"]);
+    assert!(String::from_utf8_lossy(&plan.stdout).contains("written anew"), "{plan:?}");
+    for to in [8usize << 20, 2 << 20, (2 << 20) + 512] {
+        let out = cowshed(&["resize", "--shrink", "-f", "vmdk", s(&path), &to.to_string()]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        want.resize(to, 0);
+        assert!(content(&path) == want, "{to}");
+        assert!(qemu_content("vmdk", &path) == want, "{to}");
+        let text = describe();
+        assert!(
+            text.contains("streamOptimized") && text.contains("lsilogic") && text.contains("virtualHWVersion = \"7\""),
+            "{text}"
+        );
+    }
+    let left: Vec<_> = std::fs::read_dir(cwd).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    let out = cowshed(&["resize", "--move-gpt", "-f", "vmdk", s(&path), "9M"]);
+    assert!(out.status.code() == Some(1) && String::from_utf8_lossy(&out.stderr).contains("hint:"), "{out:?}");
+}

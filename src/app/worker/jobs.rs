@@ -11,7 +11,7 @@ use crate::app::message::{Level, Message};
 use crate::app::state::jobs::{JobRow, LeftRow};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::job::remote::{self, Served};
-use crate::engine::job::{JobId, Journal, Runner, RunnerOptions, SubmitOptions};
+use crate::engine::job::{JobId, Journal, Runner, RunnerOptions, SubmitOptions, takes};
 use crate::engine::ops::JobSpec;
 use crate::engine::ops::checking::Checked;
 use crate::engine::ops::plan::Plan;
@@ -53,7 +53,7 @@ impl JobWorkers {
     ///
     /// Errors: the system gives no thread.
     pub fn spawn(state_dir: Option<PathBuf>, runtime_dir: Option<PathBuf>, out: &Outbox) -> std::io::Result<Self> {
-        let (to_edges, to_plans) = (out.clone(), out.clone());
+        let (to_edges, to_plans, folder) = (out.clone(), out.clone(), state_dir.clone());
         let left =
             Left { journal: state_dir.as_ref().map(|d| Journal::new(d.join("jobs"))), order: Arc::default(), out: out.clone() };
         let runner = Runner::new(RunnerOptions { state_dir, ..RunnerOptions::default() }, move |edge| {
@@ -67,6 +67,10 @@ impl JobWorkers {
             let Some(spec) = spec.filter(|_| remarks.iter().all(|(_, r)| r.level != Level::Error)) else { return };
             let plan = std::panic::catch_unwind(|| spec.plan())
                 .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "planning this hit a defect in cowshed")));
+            let plan = plan.map(|mut plan| {
+                plan.duration = takes(&plan, &spec, folder.as_deref());
+                plan
+            });
             tell(remarks, Some(plan));
         })?;
         // Without a socket nobody can steer the jobs from outside; that is no reason not to work.

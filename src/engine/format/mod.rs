@@ -282,6 +282,11 @@ pub trait Image: Send + Sync {
         false
     }
 
+    /// For an image that is written once and never changed in place: the `-o` options that make another of its kind.
+    fn remade_with(&self) -> Option<Vec<(String, String)>> {
+        None
+    }
+
     /// Refuses content that cannot be read (encrypted). Asked once before reading guest data.
     fn readable(&self) -> Result<()> {
         match &self.describe().encrypted {

@@ -53,11 +53,20 @@ impl FileDevice {
         // Look before opening: opening a FIFO or a tape has effects of its own. O_NONBLOCK covers a swap in between.
         let meta = std::fs::metadata(path).op("open").path(path)?;
         refuse_odd(&meta, path)?;
+        // On a block device this asks the system whether it is mounted, part of a volume group, …: such a one is never written.
+        let alone = if write && meta.file_type().is_block_device() { libc::O_EXCL } else { 0 };
         let file = OpenOptions::new()
             .read(true)
             .write(write)
-            .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY)
+            .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY | alone)
             .open(path)
+            .map_err(|e| match e.raw_os_error() {
+                Some(libc::EBUSY) => {
+                    Error::new(ErrorKind::Locked, "it is in use by the system: mounted, or part of something larger")
+                        .hint("unmount it, or take it out of what uses it")
+                }
+                _ => Error::from(e),
+            })
             .op("open")
             .path(path)?;
         Self::from_file(file, path)

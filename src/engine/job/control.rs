@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::journal::Mark;
-use super::progress::Progress;
+use super::progress::{Progress, Spent};
 use super::state::JobState;
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::io::sys;
@@ -162,15 +162,19 @@ impl JobContext {
     /// What to do about a write that failed with `error`: when the disk is full and the job may wait, parks until it is resumed
     /// or there is space again on the filesystem of `path`, and the caller tries once more; every other error comes back.
     pub fn recover(&self, error: Error, path: &Path) -> Result<()> {
-        if error.kind() != ErrorKind::NoSpace || !self.inner.wait_for_space {
+        // After a failed flush nobody knows what is on the disk, so there is nothing to try once more.
+        if error.kind() != ErrorKind::NoSpace || !self.inner.wait_for_space || error.operation() == Some("flush") {
             return Err(error);
         }
-        let free = || sys::free_space(path).unwrap_or(0);
+        // A new image has its name only when it is complete; its folder is there from the beginning.
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let free = || sys::free_space(folder).unwrap_or(0);
         let before = free();
         {
             let mut gate = lock(&self.inner.gate);
             if gate.reason.is_none() {
-                let reason = format!("no space left for {}: it goes on when there is some", path.display());
+                let reason =
+                    format!("no space left for {}: make some on its filesystem, and it goes on by itself", path.display());
                 self.log(reason.clone());
                 gate.reason = Some(reason);
             }
@@ -194,7 +198,7 @@ impl JobContext {
             start
         };
         while let Some(left) = until.checked_duration_since(Instant::now()).filter(|l| !l.is_zero()) {
-            std::thread::sleep(left.min(Duration::from_millis(50)));
+            self.progress.time(Spent::Limit, || std::thread::sleep(left.min(Duration::from_millis(50))));
             self.checkpoint()?;
         }
         Ok(())

@@ -18,6 +18,9 @@ pub struct Finished {
     pub title: String,
     /// The verb: `convert`, …
     pub verb: String,
+    /// What sort of work it was ([`crate::engine::ops::JobSpec::sort`]); jobs of one sort go equally fast.
+    #[serde(default)]
+    pub sort: String,
     /// How it ended.
     pub state: JobState,
     /// The error's line, when it failed.

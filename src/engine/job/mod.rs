@@ -10,6 +10,7 @@
 
 pub mod claims;
 pub mod control;
+pub mod estimate;
 pub mod history;
 pub mod journal;
 pub mod progress;
@@ -19,6 +20,7 @@ pub mod state;
 
 pub use claims::{Claim, ClaimKey};
 pub use control::JobContext;
+pub use estimate::takes;
 pub use history::Finished;
 pub use journal::{Journal, Record};
 pub use progress::{Bound, Eta, Progress, ProgressSnapshot, Sample};

@@ -25,8 +25,8 @@ pub struct Progress {
     skipped: AtomicU64,
     durable: AtomicU64,
     reached: AtomicU64,
-    /// Nanoseconds the workers together spent waiting for the source, for the target, and working.
-    spent: [AtomicU64; 3],
+    /// Nanoseconds the workers together spent waiting for the source, for the target, working, and held back by the limit.
+    spent: [AtomicU64; 4],
     /// Milliseconds since `began` when the next sample is due.
     due: AtomicU64,
     began: Instant,
@@ -38,7 +38,7 @@ pub struct Progress {
 struct Slow {
     phase: String,
     samples: VecDeque<Sample>,
-    last: Option<(Instant, [u64; 3], [u64; 3])>,
+    last: Option<(Instant, [u64; 3], [u64; 4])>,
     started: Option<Instant>,
     /// Time worked before the last pause.
     worked: Duration,
@@ -53,7 +53,8 @@ pub struct Sample {
     pub written: u64,
     /// Work done per second, in bytes of `total`.
     pub work: u64,
-    /// Share of the workers' time spent on the source, on the target, and computing; adds up to 1, or to 0 when idle.
+    /// Share of the workers' time spent on the source, on the target, computing, and held back by the rate limit; adds up to 1,
+    /// or to 0 when idle.
     pub source: f32,
     /// See `source`.
     pub target: f32,
@@ -61,6 +62,8 @@ pub struct Sample {
     pub cpu: f32,
     /// Processors kept busy computing, on average: 1.5 is one and a half.
     pub busy: f32,
+    /// See `source`.
+    pub limit: f32,
 }
 
 /// What holds a job back.
@@ -128,6 +131,8 @@ pub enum Spent {
     Target = 1,
     /// Computing.
     Cpu = 2,
+    /// Waiting because the job may go no faster.
+    Limit = 3,
 }
 
 impl Default for Progress {
@@ -224,16 +229,16 @@ impl Progress {
     fn sample(&self) {
         let now = Instant::now();
         let counts = [self.read.load(Relaxed), self.written.load(Relaxed), self.done.load(Relaxed)];
-        let spent = [0, 1, 2].map(|i: usize| self.spent.get(i).map_or(0, |c| c.load(Relaxed)));
+        let spent = [0, 1, 2, 3].map(|i: usize| self.spent.get(i).map_or(0, |c| c.load(Relaxed)));
         let mut slow = self.slow();
         if let Some((then, old, old_spent)) = slow.last.replace((now, counts, spent)) {
             let seconds = now.duration_since(then).as_secs_f64().max(0.001);
             let rate = |new: u64, old: u64| (new.saturating_sub(old) as f64 / seconds) as u64;
-            let [source, target, cpu] = [0, 1, 2].map(|i: usize| {
-                let at = |a: &[u64; 3]| a.get(i).copied().unwrap_or(0);
+            let [source, target, cpu, limit] = [0, 1, 2, 3].map(|i: usize| {
+                let at = |a: &[u64; 4]| a.get(i).copied().unwrap_or(0);
                 at(&spent).saturating_sub(at(&old_spent)) as f32
             });
-            let all = (source + target + cpu).max(1.0);
+            let all = (source + target + cpu + limit).max(1.0);
             let ([r, w, d], [r0, w0, d0]) = (counts, old);
             if slow.samples.len() >= SAMPLES {
                 slow.samples.pop_front();
@@ -246,6 +251,7 @@ impl Progress {
                 target: target / all,
                 cpu: cpu / all,
                 busy: (f64::from(cpu) / 1e9 / seconds) as f32,
+                limit: limit / all,
             });
         }
     }
@@ -307,10 +313,12 @@ fn eta(recent: &[Sample], mean: f64, left: u64, total: u64) -> Option<Eta> {
 
 fn bound(recent: &[Sample]) -> Option<Bound> {
     let last = recent.iter().take(4);
-    let sum = last.fold([0.0f32; 3], |[s, t, c], x| [s + x.source, t + x.target, c + x.cpu]);
-    let [source, target, cpu] = sum;
-    if source + target + cpu <= 0.0 {
+    let sum = last.fold([0.0f32; 4], |[s, t, c, l], x| [s + x.source, t + x.target, c + x.cpu, l + x.limit]);
+    let [source, target, cpu, limit] = sum;
+    if source + target + cpu + limit <= 0.0 {
         None
+    } else if limit >= source.max(target).max(cpu) {
+        Some(Bound::Limit)
     } else if cpu >= source && cpu >= target {
         Some(Bound::Cpu)
     } else if source >= target {
@@ -353,6 +361,7 @@ mod tests {
         let s = |source, target, cpu| Sample { source, target, cpu, ..Sample::default() };
         assert_eq!(bound(&[s(0.2, 0.7, 0.1)]), Some(Bound::Target));
         assert_eq!(bound(&[s(0.1, 0.1, 0.8)]), Some(Bound::Cpu));
+        assert_eq!(bound(&[Sample { limit: 0.9, ..s(0.1, 0.0, 0.0) }]), Some(Bound::Limit));
         assert_eq!(bound(&[]), None);
     }
 }

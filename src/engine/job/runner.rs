@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::claims::{Claim, conflict};
 use super::control::JobContext;
 pub use super::control::LogLine;
+use super::estimate::takes;
 use super::history::{self, Finished};
 use super::journal::Journal;
 use super::progress::{Bound, ProgressSnapshot, Sample};
@@ -284,7 +285,9 @@ impl Runner {
         self.wake();
         self.await_turn(id, context)?;
         context.progress.set_phase("planning");
-        let plan = Arc::new(operation.plan()?);
+        let mut plan = operation.plan()?;
+        plan.duration = takes(&plan, spec, self.inner.options.state_dir.as_deref());
+        let plan = Arc::new(plan);
         if let Some(job) = self.table().jobs.get_mut(&id) {
             job.plan = Some(plan.clone());
         }
@@ -340,6 +343,7 @@ impl Runner {
         let line = Finished {
             title: spec.title(),
             verb: spec.verb().into(),
+            sort: spec.sort(),
             state,
             error,
             ended: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),

@@ -156,7 +156,7 @@ impl Operation for Dd {
 }
 
 /// Copies `len` bytes of `disk` from `start` on to the beginning of `writer`, in whole units of it, leaving zeros out.
-fn copy(disk: &Disk, start: u64, len: u64, writer: &dyn DiskWriter, job: &JobContext) -> Result<()> {
+pub(super) fn copy(disk: &Disk, start: u64, len: u64, writer: &dyn DiskWriter, job: &JobContext) -> Result<()> {
     let unit = writer.unit().clamp(4096, COPY_CHUNK as u64);
     let mut buf = vec![0u8; COPY_CHUNK];
     let mut done = 0;

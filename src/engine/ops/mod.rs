@@ -128,6 +128,25 @@ impl JobSpec {
             JobSpec::Snapshot(spec) => spec.command(),
         }
     }
+    /// What sort of work it is: jobs of one sort go about equally fast on one machine.
+    pub fn sort(&self) -> String {
+        match self {
+            JobSpec::Convert(spec) => {
+                let from = spec.source_format.map_or("any", |f| f.name());
+                let packed = spec.options.iter().rev().find(|(n, _)| n == "compression_type").map_or("", |(_, v)| v.as_str());
+                let how = if spec.compress { format!(", compressed {packed}") } else { String::new() };
+                format!("convert {from} to {}{how}{}", spec.format, if spec.verify { ", verified" } else { "" })
+            }
+            other => other.verb().to_string(),
+        }
+    }
+    /// Bytes per second it may read at most, where it was limited.
+    pub fn limit(&self) -> Option<u64> {
+        match self {
+            JobSpec::Convert(spec) => spec.rate,
+            _ => None,
+        }
+    }
     /// The same with absolute paths: for the journal, which is read from any folder.
     pub fn absolute(self) -> JobSpec {
         match self {

@@ -2,7 +2,6 @@
 //! this same plan.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Bytes, as well as they can be told beforehand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -115,6 +114,15 @@ pub enum Undo {
     Impossible(String),
 }
 
+/// How long something will take.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Takes {
+    /// Seconds, most likely.
+    pub seconds: f64,
+    /// What makes us think so.
+    pub basis: String,
+}
+
 /// What an operation is about to do.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
 pub struct Plan {
@@ -134,8 +142,8 @@ pub struct Plan {
     pub freed_bytes: u64,
     /// Space needed, where something is made.
     pub space: Option<Space>,
-    /// How long it will take, where earlier jobs tell.
-    pub duration: Option<Duration>,
+    /// How long it will take, where earlier jobs or a limit tell.
+    pub duration: Option<Takes>,
     /// Whether it can be taken back.
     pub undo: Undo,
     /// Where the data lies that is read, where that was looked at.
@@ -186,8 +194,8 @@ impl Plan {
             let text = format!("{} needed, {} free on {}", range(space.needed, &size), size(space.free), space.on.display());
             line("space", text, !space.is_enough());
         }
-        if let Some(d) = self.duration {
-            line("takes", format!("about {} s, by earlier jobs", d.as_secs().max(1)), false);
+        if let Some(d) = &self.duration {
+            line("takes", format!("about {} s ({})", (d.seconds.round() as u64).max(1), d.basis), false);
         }
         match &self.undo {
             Undo::DeleteResult => line("undo", "delete the result; nothing else is changed".into(), false),

@@ -5,12 +5,15 @@ mod division;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::dd::copy;
 use super::dependents::{self, Dependents};
-use super::plan::{Estimate, Plan, PlanFile, Undo};
+use super::plan::{Estimate, Plan, PlanFile, Space, Undo};
+use super::stage::Stage;
 use super::{Operation, Outcome, edit};
-use crate::engine::chain::{Chain, OpenOptions};
+use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Format;
+use crate::engine::format::write::CreateSpec;
 pub use crate::engine::format::write::Preallocation;
 use crate::engine::guest::partition::grow::move_backup;
 use crate::engine::io::Device;
@@ -165,6 +168,37 @@ impl Resize {
         }
         Ok(found)
     }
+
+    /// Writes an image of another size beside the old one, with `options`, and puts it in its place when it is complete.
+    fn rewrite(&self, chain: &Chain, options: Vec<(String, String)>, job: &JobContext) -> Result<Outcome> {
+        let spec = &self.spec;
+        let (_dev, _guard) = edit::hold(&spec.image)?;
+        let disk = chain.disk()?;
+        let _below = edit::hold_layers(&Disk::new(chain.layers.get(1..).unwrap_or_default().to_vec()), false)?;
+        let new = spec.target(disk.size())?;
+        let format = chain.layers.first().map_or(Format::Raw, |l| l.format());
+        let refuse =
+            |why: &str| Err(Error::unsupported(why).op("resize").path(&spec.image).hint("convert it to another sub-format"));
+        if chain.layers.len() > 1 {
+            return refuse("it stands on a parent, and would have to be written anew");
+        }
+        if spec.move_gpt || spec.preallocation != Preallocation::Off {
+            return refuse("it is compressed from front to end: nothing in it can be moved or reserved");
+        }
+        self.dependents(chain, new)?;
+        let create = format.entry().create.ok_or_else(|| Error::unsupported(format!("cowshed does not make {format} images")))?;
+        let file_name = spec.image.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let stage = Stage::new(&spec.image, Vec::new())?;
+        let writer = create(&CreateSpec { size: new, options, backing: None, file_name }, &stage).path(&spec.image)?;
+        let len = disk.size().min(new);
+        job.progress.set_total(len.max(1));
+        job.progress.set_phase("writing it anew");
+        copy(&disk, 0, len, writer.as_ref(), job)?;
+        writer.finish()?;
+        job.finishing()?;
+        drop(writer);
+        Ok(Outcome { summary: format!("{} has {new} bytes now", spec.image.display()), made: stage.commit()? })
+    }
 }
 
 impl Operation for Resize {
@@ -213,17 +247,31 @@ impl Operation for Resize {
         if !dependents.complete {
             plan.warnings.push("not every file that may stand on it could be looked at".into());
         }
+        if chain.layers.first().is_some_and(|l| l.remade_with().is_some()) {
+            plan.steps
+                .push("images of this kind are not changed in place: it is written anew and takes the old one's place".into());
+            plan.read_bytes = old;
+            let needed = Estimate { likely: chain.nodes.first().and_then(|n| n.actual_size).unwrap_or(old), worst: old.max(new) };
+            plan.write_bytes = needed;
+            let on = super::convert::folder(&spec.image);
+            let free = super::stage::room(&on)?;
+            plan.space = Some(Space { on, needed, free });
+        }
         division::describe(&disk, old, new, spec.move_gpt, &mut plan)?;
         Ok(plan)
     }
 
     fn run(&self, _: &Plan, job: &JobContext) -> Result<Outcome> {
         let spec = &self.spec;
+        let chain = self.chain()?;
+        if let Some(options) = chain.layers.first().and_then(|l| l.remade_with()) {
+            return self.rewrite(&chain, options, job);
+        }
         let editing = edit::open(&spec.image, spec.format, &spec.gate())?;
         let writer = &editing.writer;
         let old = writer.size();
         let new = spec.target(old)?;
-        self.dependents(&self.chain()?, new)?;
+        self.dependents(&chain, new)?;
         // The backup is moved inside before the end goes, and to the end when that is there: the table is whole at any moment.
         let move_gpt = || match move_backup(&editing.guest(), new)? {
             Some(edits) if spec.move_gpt => edits.apply(&editing.guest()),

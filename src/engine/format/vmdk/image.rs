@@ -24,6 +24,8 @@ pub(super) struct Vmdk {
     pub(super) backing: Option<BackingRef>,
     /// What it says of itself.
     pub(super) description: Arc<Description>,
+    /// For a stream: the options that make another like it.
+    pub(super) remade_with: Option<Vec<(String, String)>>,
     /// Where the text descriptor is in the image file, and how long it may be there; `None` when there is none.
     pub(super) text: Option<(u64, u64)>,
 }
@@ -91,7 +93,23 @@ pub(super) fn load<'a>(source: &'a Source, open: &'a mut OpenFile<'a>) -> Result
     let backing = backing(&descriptor, &source.path);
     let description = describe::describe(&descriptor, &parts, own.as_ref(), warnings, unclean);
     let size = parts.last().map_or(0, |p| p.start + p.len);
-    Ok(Vmdk { parts, files, size, backing, description: Arc::new(description), text })
+    let remade_with = parts.iter().any(Part::compressed).then(|| stream_options(&descriptor));
+    Ok(Vmdk { remade_with, parts, files, size, backing, description: Arc::new(description), text })
+}
+
+/// What makes a stream as `descriptor` describes one.
+fn stream_options(descriptor: &Descriptor) -> Vec<(String, String)> {
+    let hardware =
+        [("adapter_type", "ddb.adapterType"), ("hwversion", "ddb.virtualHWVersion"), ("toolsversion", "ddb.toolsVersion")];
+    let known = |name: &str, value: &str| match name {
+        "adapter_type" => super::options::ADAPTERS.contains(&value),
+        _ => value.parse::<u64>().is_ok(),
+    };
+    let kept = hardware.iter().filter_map(|(name, key)| {
+        let value = descriptor.get(key).filter(|v| known(name, v))?;
+        Some(((*name).to_string(), value.to_string()))
+    });
+    std::iter::once(("subformat".to_string(), "streamOptimized".to_string())).chain(kept).collect()
 }
 
 /// The parent: as the hint spells it, then by its last name beside the child, where VMware looks too.
@@ -155,6 +173,9 @@ impl Image for Vmdk {
     }
     fn describe(&self) -> Arc<Description> {
         self.description.clone()
+    }
+    fn remade_with(&self) -> Option<Vec<(String, String)>> {
+        self.remade_with.clone()
     }
     fn holes_under_data(&self) -> bool {
         self.parts.iter().any(|p| matches!(p.storage, Storage::Flat { .. }))

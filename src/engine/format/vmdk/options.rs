@@ -5,7 +5,7 @@ use crate::engine::format::write::{CreateSpec, OptionKind, OptionSpec};
 
 const SUBFORMATS: &[&str] =
     &["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "streamOptimized"];
-const ADAPTERS: &[&str] = &["ide", "lsilogic", "buslogic", "legacyESX"];
+pub(super) const ADAPTERS: &[&str] = &["ide", "lsilogic", "buslogic", "legacyESX"];
 
 /// The options.
 pub(super) const OPTIONS: &[OptionSpec] = &[

@@ -187,7 +187,7 @@ impl Copy<'_> {
     }
 
     /// Tries `write` until it succeeds, waiting for space when the disk is full.
-    fn persist(&self, write: impl Fn() -> Result<()>) -> Result<()> {
+    pub(super) fn persist(&self, write: impl Fn() -> Result<()>) -> Result<()> {
         loop {
             match self.job.progress.time(Spent::Target, &write) {
                 Ok(()) => return Ok(()),
@@ -332,8 +332,7 @@ impl Work for Copy<'_> {
 
     fn settle(&self, done: u64) -> Result<()> {
         self.sources.unchanged()?;
-        // An error here is final: after a failed flush nobody knows what is on the disk.
-        self.writer.flush()?;
+        self.persist(|| self.writer.flush())?;
         (self.mark)(done);
         Ok(())
     }

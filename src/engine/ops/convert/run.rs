@@ -96,7 +96,15 @@ pub(super) fn run(
         lost: AtomicU64::new(0),
     };
     let pace = Pace { workers: workers(spec), settle_every: journaled.then_some(SETTLE) };
-    let copied = pipeline::run(&copy, target.from, pace, job).and_then(|()| sources.unchanged());
+    let copied = pipeline::run(&copy, target.from, pace, job).and_then(|()| sources.unchanged()).and_then(|()| {
+        job.progress.set_phase("making it durable");
+        let bitmaps = sources.bitmaps(spec)?;
+        if !bitmaps.is_empty() {
+            target.writer.add_bitmaps(&bitmaps).path(&spec.target)?;
+        }
+        copy.persist(|| target.writer.finish())?;
+        target.flush()
+    });
     let Copy { pieces, lost, .. } = copy;
     let mut target = target;
     if let Err(e) = copied {
@@ -110,13 +118,6 @@ pub(super) fn run(
             e
         });
     }
-    job.progress.set_phase("making it durable");
-    let bitmaps = sources.bitmaps(spec)?;
-    if !bitmaps.is_empty() {
-        target.writer.add_bitmaps(&bitmaps).path(&spec.target)?;
-    }
-    target.writer.finish()?;
-    target.flush()?;
     mark(sources.size());
     if spec.verify {
         job.progress.set_phase("verifying");
