@@ -116,6 +116,62 @@ fn has_readable(m: &Model) -> Result<(), String> {
     }
 }
 
+/// The subject may be changed as far as this program and the locks go.
+fn can_write(m: &Model) -> Result<(), String> {
+    has_image(m)?;
+    if m.read_only {
+        return no("read-only mode: nothing is written");
+    }
+    match m.subject_entry() {
+        Some(e) if e.lock.in_use() => {
+            let who = e.lock.holders().first().map_or("another program".to_string(), ToString::to_string);
+            Err(format!("the image is in use by {}", printable(&who)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_overlay(m: &Model) -> Result<(), String> {
+    match m.subject_entry() {
+        Some(e) if e.is_overlay() => Ok(()),
+        Some(_) => no("it stands alone already"),
+        None => no("the library does not know this image"),
+    }
+}
+
+fn can_flatten(m: &Model) -> Result<(), String> {
+    can_write(m)?;
+    is_overlay(m)?;
+    has_readable(m)
+}
+
+fn can_rebase(m: &Model) -> Result<(), String> {
+    can_write(m)?;
+    is_overlay(m)?;
+    can_list(m)
+}
+
+fn can_commit(m: &Model) -> Result<(), String> {
+    can_flatten(m)?;
+    match m.subject_entry().map(|e| e.children.len()) {
+        Some(0) | None => Ok(()),
+        Some(_) => no("other images stand on it; flatten or rebase them first"),
+    }
+}
+
+/// Names those that stand on it, and the safe ways.
+fn can_delete_image(m: &Model) -> Result<(), String> {
+    can_write(m)?;
+    let Some(e) = m.subject_entry() else { return no("the library does not know this image") };
+    let names: Vec<&str> = e.children.iter().filter_map(|id| m.library.data.get(*id)).map(|c| c.name.as_str()).collect();
+    match names.as_slice() {
+        [] => Ok(()),
+        [one] => Err(format!("{one} stands on it; flatten (f) or rebase (b) that first")),
+        [first, second] => Err(format!("{first} and {second} stand on it; flatten (f) or rebase (b) them first")),
+        [first, rest @ ..] => Err(format!("{first} and {} more stand on it; flatten (f) or rebase (b) them first", rest.len())),
+    }
+}
+
 fn can_check(m: &Model) -> Result<(), String> {
     can_list(m)?;
     let format = m.subject_entry().and_then(|e| e.format());
@@ -303,6 +359,9 @@ fn can_revert(m: &Model) -> Result<(), String> {
 
 fn can_delete(m: &Model) -> Result<(), String> {
     if m.snaps.marked.is_empty() {
+        if m.snaps.image_at_cursor().is_some() {
+            return can_delete_image(m);
+        }
         on_snapshot(m)?;
     }
     can_change_snapshots(m)
@@ -384,6 +443,10 @@ pub static COMMANDS: &[Command] = &[
     row(A::Convert, S::Library, "library.convert", "convert…", &["c"], "Convert to any format: a form, its plan, then a job.").footer(3).when(can_convert),
     row(A::Go(Screen::Snapshots), S::Library, "library.snapshots", "snapshots", &["s"], "What the snapshots and overlays of the selected image cost, and what each came from.").footer(5).when(can_list),
     row(A::Check, S::Library, "library.check", "check", &["K"], "Look for damage and lost space, as a job; its report says what each finding means and what repair would do.").footer(8).when(can_check),
+    row(A::Flatten, S::Library, "library.flatten", "flatten…", &["f"], "Make the overlay stand alone: what it reads from below is copied into it.").footer(12).when(can_flatten),
+    row(A::Rebase, S::Library, "library.rebase", "rebase…", &["b"], "Put the overlay on another base, or tell it where a base that moved is now: candidates are offered.").footer(13).when(can_rebase),
+    row(A::Commit, S::Library, "library.commit", "commit…", &["w"], "Write what the overlay holds into an image it stands on.").footer(14).when(can_commit),
+    row(A::DeleteImage, S::Library, "library.delete", "delete…", &["d", "delete"], "Move the image to the trash, or delete it for good, with every file it consists of.").footer(11).when(can_delete_image),
     row(A::Create, S::Library, "library.create", "new image…", &["a"], "Make a new, empty image, by itself or standing on another: a form, its plan, then a job.").footer(9).when(can_create),
     row(A::Resize, S::Library, "library.resize", "resize…", &["R"], "Give the image another virtual size, in place: a form, its plan, then a job.").footer(10).when(can_resize),
     row(A::Group, S::Library, "library.group", "group", &["t"], "Group the tree by chain, by folder, or by format.").footer(6),
@@ -402,6 +465,10 @@ pub static COMMANDS: &[Command] = &[
     row(A::Go(Screen::Snapshots), S::Image, "image.snapshots", "snapshots", &["s"], "What the snapshots and overlays of this image cost, and what each came from.").footer(3).when(can_list),
     row(A::Convert, S::Image, "image.convert", "convert…", &["c"], "Convert to any format: a form, its plan, then a job.").footer(2).when(can_convert),
     row(A::Check, S::Image, "image.check", "check", &["K"], "Look for damage and lost space, as a job; its report says what each finding means and what repair would do.").footer(8).when(can_check),
+    row(A::Flatten, S::Image, "image.flatten", "flatten…", &["f"], "Make the overlay stand alone: what it reads from below is copied into it.").footer(12).when(can_flatten),
+    row(A::Rebase, S::Image, "image.rebase", "rebase…", &["b"], "Put the overlay on another base, or tell it where a base that moved is now: candidates are offered.").footer(13).when(can_rebase),
+    row(A::Commit, S::Image, "image.commit", "commit…", &["w"], "Write what the overlay holds into an image it stands on.").footer(14).when(can_commit),
+    row(A::DeleteImage, S::Image, "image.delete", "delete…", &["d", "delete"], "Move the image to the trash, or delete it for good, with every file it consists of.").footer(11).when(can_delete_image),
     row(A::Create, S::Image, "image.overlay", "new overlay…", &["a"], "Make a new image that stands on this one: a form, its plan, then a job.").footer(6).when(can_create),
     row(A::Resize, S::Image, "image.resize", "resize…", &["R"], "Give the image another virtual size, in place: a form, its plan, then a job.").footer(7).when(can_resize),
     row(A::Reload, S::Image, "image.reload", "reload", &["r", "f5"], "Read the image again.").footer(5),
@@ -416,7 +483,7 @@ pub static COMMANDS: &[Command] = &[
     row(A::TakeSnapshot, S::Snapshots, "snapshots.new", "new…", &["n"], "Take a snapshot of the disk as it is: a name, its plan, then a job.").footer(2).when(can_change_snapshots),
     row(A::Revert, S::Snapshots, "snapshots.revert", "revert…", &["r"], "Make the disk what it was at this snapshot; a safety snapshot is taken first unless you say otherwise.").footer(4).when(can_revert),
     row(A::Mark, S::Snapshots, "snapshots.mark", "mark", &["space"], "Mark the snapshot for deleting, or take the mark off: what all marked ones free together is counted.").footer(1).when(on_snapshot),
-    row(A::DeleteSnapshots, S::Snapshots, "snapshots.delete", "delete…", &["d", "delete"], "Delete the marked snapshots in one pass, or the one under the cursor when none is marked: shows first what it frees.").footer(3).when(can_delete),
+    row(A::DeleteSnapshots, S::Snapshots, "snapshots.delete", "delete…", &["d", "delete"], "Delete the marked snapshots in one pass, or the snapshot or overlay under the cursor when none is marked: shows first what it frees.").footer(3).when(can_delete),
     row(A::ClearMarks, S::Snapshots, "snapshots.clear-marks", "clear marks", &["u"], "Take all marks off.").footer(10).when(has_marks),
     row(A::Diff, S::Snapshots, "snapshots.diff", "diff", &["D"], "What changed between the two marked snapshots, between the marked one and the one under the cursor, or since the one under the cursor; again closes it.").footer(6).when(can_diff),
     row(A::Export, S::Snapshots, "snapshots.export", "export…", &["e"], "Write the disk as it was at this snapshot into a new image of any format.").footer(7).when(can_export),

@@ -159,6 +159,8 @@ pub struct Model {
     pub mouse: bool,
     /// Nothing may be written.
     pub read_only: bool,
+    /// Where the home trash is, if there is a home.
+    pub trash: Option<PathBuf>,
     /// The terminal window has the focus.
     pub focused: bool,
     /// Areas of the last drawing.

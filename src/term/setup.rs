@@ -38,6 +38,7 @@ pub fn run(options: Options) -> Result<u8> {
     let mut model = Model {
         roots: roots(&options, &config),
         read_only: options.read_only || config.read_only,
+        trash: BaseDirs::new().map(|d| d.data_dir().join("Trash")),
         mouse: config.mouse,
         keymap: Keymap::new(&config.keys),
         focused: true,

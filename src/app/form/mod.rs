@@ -11,6 +11,7 @@
 //! page, typing the name of what cannot be undone, `Y` for the command line ([`JobSpec::command`]), and the start. A recipe without
 //! fields opens on its plan.
 
+mod chain;
 mod convert;
 mod create;
 mod field;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use crossterm::event::{KeyCode, KeyModifiers};
 
+pub use chain::{CommitForm, DeleteForm, FlattenForm, RebaseForm};
 pub use convert::ConvertForm;
 pub use create::CreateForm;
 pub use field::{Answers, Field, Kind, Remark, Role};

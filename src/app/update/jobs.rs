@@ -7,7 +7,7 @@ use super::form;
 use super::image::roots;
 use crate::app::action::Action;
 use crate::app::effect::Effect;
-use crate::app::form::{ConvertForm, CreateForm, ResizeForm};
+use crate::app::form::{CommitForm, ConvertForm, CreateForm, DeleteForm, FlattenForm, RebaseForm, Recipe, ResizeForm};
 use crate::app::layer::{Confirm, Layer};
 use crate::app::message::Level;
 use crate::app::model::{Model, Screen};
@@ -22,6 +22,16 @@ const LONG: u128 = 10_000;
 
 pub(super) fn run(m: &mut Model, action: Action) -> Vec<Effect> {
     match action {
+        Action::Flatten | Action::Rebase | Action::Commit | Action::DeleteImage => {
+            let Some(image) = m.subject() else { return Vec::new() };
+            let recipe: Arc<dyn Recipe> = match action {
+                Action::Flatten => Arc::new(FlattenForm::new(m, &image, roots(m))),
+                Action::Rebase => Arc::new(RebaseForm::new(m, &image, roots(m))),
+                Action::Commit => Arc::new(CommitForm::new(m, &image, roots(m))),
+                _ => Arc::new(DeleteForm::new(m, &image, roots(m))),
+            };
+            form::open(m, recipe)
+        }
         Action::Convert => {
             let Some(source) = m.subject() else { return Vec::new() };
             let recipe = ConvertForm::new(m, &source, roots(m));

@@ -191,6 +191,7 @@ pub fn run(m: &mut Model, action: Action) -> Vec<Effect> {
         | Action::Problems
         | Action::Rescan => library::run(m, action),
         Action::Reload if m.screen == Screen::Snapshots => snapshots::run(m, action),
+        Action::Flatten | Action::Rebase | Action::Commit | Action::DeleteImage => jobs::run(m, action),
         Action::Check | Action::Repair | Action::UndoRepair => check::run(m, action),
         Action::OpenImage
         | Action::Mark

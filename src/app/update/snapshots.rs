@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::image::{reach, roots};
 use crate::app::action::Action;
 use crate::app::effect::Effect;
-use crate::app::form::{BranchForm, ConvertForm, CreateForm, Deed, Recipe, SnapshotForm};
+use crate::app::form::{BranchForm, ConvertForm, CreateForm, Deed, DeleteForm, Recipe, SnapshotForm};
 use crate::app::model::{Model, Screen};
 use crate::app::state::snapshots::{DiffShown, SnapshotsState};
 use crate::app::worker::snapshots::{
@@ -131,6 +131,9 @@ fn form(m: &Model, action: Action) -> Option<Arc<dyn Recipe>> {
         Action::TakeSnapshot => Deed::Take,
         Action::Revert => Deed::Revert(at?),
         Action::RenameSnapshot => Deed::Rename(at?),
+        Action::DeleteSnapshots if m.snaps.marked.is_empty() && m.snaps.image_at_cursor().is_some() => {
+            return Some(Arc::new(DeleteForm::new(m, &m.subject()?, roots(m))));
+        }
         Action::DeleteSnapshots if m.snaps.marked.is_empty() => Deed::Delete(vec![at?]),
         Action::DeleteSnapshots => Deed::Delete(m.snaps.marked.iter().copied().collect()),
         Action::Export => {

@@ -653,3 +653,38 @@ fn a_check_is_a_job_whose_report_leads_to_repair() {
     keys(&mut m, "G k K");
     assert_eq!(m.screen, if crate::engine::format::Format::Vhdx.entry().caps.check { Screen::Check } else { Screen::Library });
 }
+
+#[test]
+fn chains_are_changed_by_forms_and_dependents_are_named() {
+    use crate::engine::ops::JobSpec;
+    let spec = |typed: &str| {
+        let mut m = start();
+        m.trash = Some("/home/me/.local/share/Trash".into());
+        // Somebody holds web-01 in the fixture; web-02 is free.
+        let effects = keys(&mut m, &format!("j j j l j j {typed}"));
+        asked(&effects).1
+    };
+    let command = |typed: &str| spec(typed).command().join(" ");
+    let image = "/srv/images/web-02.qcow2";
+    assert_eq!(command("f"), format!("rebase -f qcow2 -b  {image}"));
+    assert_eq!(command("f space"), format!("rebase -f qcow2 -b  -c {image}"));
+    assert!(command("b").starts_with("rebase -f qcow2 -b debian-12-base.qcow2 /"), "{}", command("b"));
+    assert!(command("w").starts_with("commit -f qcow2 "), "{}", command("w"));
+    let JobSpec::Delete(d) = spec("d") else { panic!() };
+    assert_eq!((d.trash.is_some(), d.force), (true, false));
+    let JobSpec::Delete(d) = spec("d right") else { panic!() };
+    assert!(d.trash.is_none());
+    // What others stand on stays, and they are named with the ways out.
+    let mut m = start();
+    assert!(keys(&mut m, "j j j d").is_empty() && m.layers.is_empty());
+    let why = m.notice.take().unwrap().text;
+    assert!(why.contains("web-01.qcow2 and web-02.qcow2 stand on it; flatten (f) or rebase (b)"), "{why}");
+    assert!(keys(&mut m, "f").is_empty() && m.notice.take().unwrap().text.contains("stands alone"));
+    keys(&mut m, "l");
+    assert!(keys(&mut m, "f").is_empty() && m.notice.take().unwrap().text.contains("in use by"));
+    // A base that is not there: only its name is to be mended.
+    let mut m = start();
+    let effects = keys(&mut m, "j b n e w . q c o w 2");
+    let JobSpec::Rebase(r) = asked(&effects).1 else { panic!("{effects:?}") };
+    assert_eq!((r.base.as_deref(), r.unchecked), (Some("new.qcow2"), true));
+}
