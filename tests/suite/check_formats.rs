@@ -488,3 +488,26 @@ fn a_log_that_waits_is_told_and_what_it_brings_is_what_is_checked() {
     let (code, report) = ours(&image);
     assert_eq!((code, ids(&report)), (2, vec![("log-damage", 1)]), "{report:#}");
 }
+
+#[test]
+fn a_parent_that_was_changed_is_damage() {
+    let d = dir();
+    for format in [Format::Vmdk, Format::Vdi, Format::Vhdx] {
+        let (base, child) = (d.path().join(format!("base.{format}")), d.path().join(format!("child.{format}")));
+        create(format, &base, 4 << 20, &[], None).finish().unwrap();
+        let w = create(format, &child, 4 << 20, &[], Some(&base));
+        w.write(0, &noise(1, 5000)).unwrap();
+        w.finish().unwrap();
+        drop(w);
+        assert_eq!(ours(&child).0, 0, "{format}");
+        // Another session writes to the parent: its content id, its modification or data-write UUID changes.
+        let w = crate::common::open_writer(&base);
+        w.write(2 << 20, &noise(2, 5000)).unwrap();
+        w.finish().unwrap();
+        drop(w);
+        let (code, report) = ours(&child);
+        assert!(code == 2 && ids(&report).iter().any(|(id, _)| *id == "parent-changed"), "{format}: {report:#}");
+        std::fs::remove_file(&base).unwrap();
+        assert_eq!(ours(&child).0, 0, "{format}: a parent that is missing says nothing of this image");
+    }
+}

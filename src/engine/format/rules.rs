@@ -33,6 +33,10 @@ rules! {
         "parts of the file are used by nothing",
         "Nothing is wrong with the guest's data; the space is lost.",
         "Nothing in place. A copy of the image (convert) leaves it out.";
+    PARENT "parent-changed" Corruption No,
+        "what it stands on is not what it was made on",
+        "The guest sees this image's changes over content they do not belong to: where both were written, its files are damaged.",
+        "Nothing: put the parent back as it was. Where the parent is known to be right, rebase -u names it again.";
     UNREADABLE "unreadable" Unchecked No,
         "a part could not be read",
         "What it holds is not known.",

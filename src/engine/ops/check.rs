@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::plan::{Plan, PlanFile, Undo};
 use super::undo::{self, UndoFile};
 use super::{Operation, Outcome, edit};
+use crate::engine::chain::{Chain, OpenOptions};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
-use crate::engine::format::check::{CheckFn, CheckReport, Repair, RepairFn, Repaired, Repairing, Severity};
+use crate::engine::format::check::{CheckFn, CheckReport, Repair, RepairFn, Repaired, Repairing, Severity, Spot};
 use crate::engine::format::probe::{best, probe};
-use crate::engine::format::{Format, Source, cow, qcow, qcow2, vdi, vhd, vhdx, vmdk};
+use crate::engine::format::{Format, Source, cow, qcow, qcow2, rules, vdi, vhd, vhdx, vmdk};
 use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::{Device, ReadAt, WriteDevice};
@@ -58,8 +59,24 @@ fn check_on(dev: Device, path: &Path, format: Option<Format>, gate: Option<Gate>
             .path(path));
     };
     let gate = gate.unwrap_or_else(|| Gate::around(path));
-    let report = (tools.check)(&Source { dev, path: path.to_path_buf(), gate }).op("check").path(path)?;
+    let mut report = (tools.check)(&Source { dev, path: path.to_path_buf(), gate: gate.clone() }).op("check").path(path)?;
+    parent(path, format, gate, &mut report);
     Ok((format, report))
+}
+
+/// Whether what the image stands on is still what it was made on, for formats that can tell. A parent that is missing is no damage.
+fn parent(path: &Path, format: Format, gate: Gate, report: &mut CheckReport) {
+    if !matches!(format, Format::Vmdk | Format::Vdi | Format::Vhd | Format::Vhdx) {
+        return;
+    }
+    let options = OpenOptions { format: Some(format), gate: Some(gate), ..OpenOptions::default() };
+    let Ok(chain) = Chain::open(path, &options) else { return };
+    if let Some((below, e)) = chain.nodes.get(1).and_then(|n| Some((n, n.error.as_ref()?)))
+        && e.kind() == ErrorKind::ParentChanged
+    {
+        let guest = chain.layers.first().map(|top| (0, top.size()));
+        report.note(&rules::PARENT, Spot { offset: None, guest, detail: format!("{}: {}", below.path.display(), e.why()) });
+    }
 }
 
 fn recognised(dev: &dyn ReadAt, format: Option<Format>) -> Result<Format> {
