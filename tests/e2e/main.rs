@@ -1,6 +1,7 @@
 //! The whole program in a real pseudo-terminal (tmux), driven by keys and read from the screen.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod forms;
 mod jobs;
 mod tmux;
 

@@ -72,7 +72,7 @@ impl Tmux {
     }
     /// Types text.
     pub(crate) fn text(&mut self, text: &str) {
-        self.tmux(&["send-keys", "-l", text]);
+        self.tmux(&["send-keys", "-l", "--", text]);
         std::thread::sleep(Duration::from_millis(50));
     }
     /// What is on the screen.

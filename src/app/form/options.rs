@@ -7,6 +7,7 @@ use crate::app::model::Model;
 use crate::engine::error::Result;
 use crate::engine::format::write::{CreateSpec, OptionKind};
 use crate::engine::format::{FORMATS, Format};
+use crate::engine::ops::rehearse;
 
 /// Options that have fields of their own in every form.
 const ELSEWHERE: [&str; 3] = ["backing_file", "backing_fmt", "size"];
@@ -97,7 +98,14 @@ pub(super) fn wrong(a: &Answers<'_>, format: Format) -> Vec<(&'static str, Strin
         let spec = CreateSpec { options, ..CreateSpec::default() };
         spec.check(format, specs).err().map(|e| (o.name, e.why().to_string()))
     };
-    specs.iter().filter_map(|o| check(&o)).collect()
+    let mut out: Vec<_> = specs.iter().filter_map(|o| check(&o)).collect();
+    if out.is_empty()
+        && let Err((culprit, e)) = rehearse::options(format, &given(a, format))
+        && let Some(o) = specs.iter().find(|o| Some(o.name) == culprit.as_deref())
+    {
+        out.push((o.name, e.why().to_string()));
+    }
+    out
 }
 
 /// The format of the backing file, when one is given.

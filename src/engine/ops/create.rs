@@ -185,6 +185,7 @@ impl Operation for Create {
 
     fn plan(&self) -> Result<Plan> {
         let Wanted { spec, warnings, .. } = self.wanted()?;
+        super::rehearse::rehearse(self.spec.format, &spec).op("create").path(&self.spec.target)?;
         let target = &self.spec.target;
         edit::refuse_in_use(target)?;
         let reserves = matches!(spec.option("preallocation"), Some("full" | "falloc"))

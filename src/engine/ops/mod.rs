@@ -21,6 +21,7 @@ mod pieces;
 pub mod pipeline;
 pub mod plan;
 pub mod rebase;
+pub mod rehearse;
 pub mod resize;
 pub mod snapshot;
 pub mod stage;

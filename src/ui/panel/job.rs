@@ -198,7 +198,8 @@ fn bound(b: Bound) -> &'static str {
 fn facts(sheet: &mut Sheet<'_, '_>, job: &JobRow) {
     let s = sheet.c.look.symbols;
     let (v, p) = (&job.view, &job.view.progress);
-    if p.total > 0 {
+    // A disk without data has one byte of work, so that it can be done.
+    if p.total > 1 {
         let all = [
             format!("{} of {}", size_words(p.done), size_words(p.total)),
             format!("read {}", size_words(p.read)),

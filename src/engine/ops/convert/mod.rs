@@ -18,7 +18,7 @@ use self::source::Sources;
 use super::edit;
 use super::plan::{Estimate, Plan, PlanFile, Space, Undo};
 use super::{Operation, Outcome};
-use crate::engine::error::{Error, Result};
+use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Format;
 use crate::engine::format::write::NewBacking;
 use crate::engine::job::{Claim, JobContext};
@@ -95,6 +95,12 @@ impl Operation for Convert {
     fn plan(&self) -> Result<Plan> {
         let spec = &self.spec;
         let (sources, baseline) = self.open()?;
+        target::compressible(spec)?;
+        if !spec.in_place {
+            let backing = baseline.as_ref().map(|(_, b)| b.clone());
+            let wanted = target::wanted(spec, sources.size(), backing)?;
+            super::rehearse::rehearse(spec.format, &wanted).op("convert").path(&spec.target)?;
+        }
         let (data, layout) = sources.estimate()?;
         let needed = self.estimate(sources.size(), data);
         let on = folder(&spec.target);

@@ -43,27 +43,39 @@ enum Place {
     Existing(PathBuf, WriteDevice, #[expect(dead_code, reason = "held, never looked at")] Vec<Guard>),
 }
 
+/// What the format is told to make, for a disk of `size` bytes.
+pub(super) fn wanted(spec: &ConvertSpec, size: u64, backing: Option<NewBacking>) -> Result<CreateSpec> {
+    let wanted = CreateSpec {
+        size,
+        options: spec.options.clone(),
+        backing,
+        file_name: spec.target.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+    };
+    wanted.check(spec.format, spec.format.entry().options)?;
+    Ok(wanted)
+}
+
+/// Refuses to compress into a format that cannot.
+pub(super) fn compressible(spec: &ConvertSpec) -> Result<()> {
+    if spec.compress && !spec.format.entry().caps.compression {
+        return Err(Error::unsupported(format!("{} images cannot store data compressed", spec.format))
+            .op("convert")
+            .hint("leave out -c, or choose qcow2"));
+    }
+    Ok(())
+}
+
 impl Target {
     /// Makes or opens the target of `spec`, for a disk of `size` bytes. The files `protected` are never replaced.
     pub(super) fn open(spec: &ConvertSpec, protected: Vec<FileId>, size: u64, backing: Option<NewBacking>) -> Result<Target> {
-        if spec.compress && !spec.format.entry().caps.compression {
-            return Err(Error::unsupported(format!("{} images cannot store data compressed", spec.format))
-                .op("convert")
-                .hint("leave out -c, or choose qcow2"));
-        }
+        compressible(spec)?;
         if spec.in_place {
             return Target::existing(spec, size);
         }
         let create = spec.format.entry().create.ok_or_else(|| {
             Error::unsupported(format!("cowshed does not make {} images", spec.format)).hint("see `cowshed formats`")
         })?;
-        let wanted = CreateSpec {
-            size,
-            options: spec.options.clone(),
-            backing,
-            file_name: spec.target.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        };
-        wanted.check(spec.format, spec.format.entry().options)?;
+        let wanted = wanted(spec, size, backing)?;
         if std::fs::metadata(&spec.target).is_ok_and(|m| m.file_type().is_block_device()) {
             let (dev, guard) = edit::hold(&spec.target)?;
             let writer = create(&wanted, &InPlace(dev.clone())).path(&spec.target)?;
