@@ -57,6 +57,8 @@ macro_rules! verbs {
 
 // Each line: the file, and the verb as clap's variant.
 verbs! {
+    amend Amend,
+    bitmap Bitmap,
     cat Cat,
     check Check,
     commit Commit,

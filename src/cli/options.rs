@@ -2,7 +2,7 @@
 
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Format;
-use crate::engine::format::write::{CreateSpec, OptionKind};
+use crate::engine::format::write::{CreateSpec, OptionKind, OptionSpec};
 
 use super::out::{Out, Tone};
 
@@ -45,8 +45,13 @@ pub(super) fn wants_help(flags: &[String]) -> bool {
 
 /// Prints the options of `format`.
 pub(super) fn help(out: &mut Out, format: Format) -> std::io::Result<()> {
+    list(out, format, format.entry().options)
+}
+
+/// Prints `options` of `format`.
+pub(super) fn list(out: &mut Out, format: Format, options: &[OptionSpec]) -> std::io::Result<()> {
     out.line(out.paint(Tone::Title, format!("Options of {format}:")))?;
-    for o in format.entry().options {
+    for o in options {
         let takes = match o.kind {
             OptionKind::Switch => "on|off".to_string(),
             OptionKind::Size => "SIZE".to_string(),

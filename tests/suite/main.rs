@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::semicolon_if_nothing_returned, unreachable_pub)]
 
 mod amazon;
+mod amend;
+mod bitmap;
 mod bitmaps;
 mod chain;
 mod check;

@@ -2,7 +2,9 @@
 //!
 //! They know formats only through the table and the traits of [`crate::engine::format`], and neither screens nor arguments.
 
+pub mod amend;
 mod backing;
+pub mod bitmap;
 pub mod check;
 pub mod checking;
 pub mod commit;
@@ -58,6 +60,10 @@ pub enum JobSpec {
     Rebase(rebase::RebaseSpec),
     /// Changes the virtual size.
     Resize(resize::ResizeSpec),
+    /// Changes options of an image.
+    Amend(amend::AmendSpec),
+    /// Changes dirty bitmaps of an image.
+    Bitmap(bitmap::BitmapSpec),
     /// Mends an image, or takes that back.
     Repair(check::RepairSpec),
     /// Takes, applies, deletes or renames internal snapshots.
@@ -77,6 +83,8 @@ impl JobSpec {
             JobSpec::Delete(spec) => Box::new(delete::Delete::new(spec.clone())),
             JobSpec::Rebase(spec) => Box::new(rebase::Rebase::new(spec.clone())),
             JobSpec::Resize(spec) => Box::new(resize::Resize::new(spec.clone())),
+            JobSpec::Amend(spec) => Box::new(amend::Amend::new(spec.clone())),
+            JobSpec::Bitmap(spec) => Box::new(bitmap::Change::new(spec.clone())),
             JobSpec::Repair(spec) => Box::new(check::RepairImage::new(spec.clone())),
             JobSpec::Snapshot(spec) => Box::new(snapshot::Change::new(spec.clone())),
         }
@@ -93,6 +101,8 @@ impl JobSpec {
             JobSpec::Delete(spec) => spec.title(),
             JobSpec::Rebase(spec) => spec.title(),
             JobSpec::Resize(spec) => spec.title(),
+            JobSpec::Amend(spec) => spec.title(),
+            JobSpec::Bitmap(spec) => spec.title(),
             JobSpec::Repair(spec) => spec.title(),
             JobSpec::Snapshot(spec) => spec.title(),
         }
@@ -109,6 +119,8 @@ impl JobSpec {
             JobSpec::Delete(_) => "delete",
             JobSpec::Rebase(_) => "rebase",
             JobSpec::Resize(_) => "resize",
+            JobSpec::Amend(_) => "amend",
+            JobSpec::Bitmap(_) => "bitmap",
             JobSpec::Repair(_) => "check",
             JobSpec::Snapshot(_) => "snapshot",
         }
@@ -125,6 +137,8 @@ impl JobSpec {
             JobSpec::Delete(spec) => spec.command(),
             JobSpec::Rebase(spec) => spec.command(),
             JobSpec::Resize(spec) => spec.command(),
+            JobSpec::Amend(spec) => spec.command(),
+            JobSpec::Bitmap(spec) => spec.command(),
             JobSpec::Repair(spec) => spec.command(),
             JobSpec::Snapshot(spec) => spec.command(),
         }
@@ -172,6 +186,10 @@ impl JobSpec {
             }),
             JobSpec::Rebase(spec) => JobSpec::Rebase(rebase::RebaseSpec { image: absolute(spec.image), ..spec }),
             JobSpec::Resize(spec) => JobSpec::Resize(resize::ResizeSpec { image: absolute(spec.image), ..spec }),
+            JobSpec::Amend(spec) => JobSpec::Amend(amend::AmendSpec { image: absolute(spec.image), ..spec }),
+            JobSpec::Bitmap(spec) => {
+                JobSpec::Bitmap(bitmap::BitmapSpec { image: absolute(spec.image), source: spec.source.map(absolute), ..spec })
+            }
             JobSpec::Repair(spec) => JobSpec::Repair(check::RepairSpec {
                 image: absolute(spec.image),
                 undo_file: spec.undo_file.map(absolute),

@@ -22,7 +22,7 @@ use super::writer::{Shared, State, Writer};
 use super::zero::ALL_ZERO;
 
 /// Bytes of a version 3 header with the compression type.
-const LENGTH: u32 = 112;
+pub(super) const LENGTH: u32 = 112;
 /// Bytes of refcount table made at once, at most: a longer one is made when the image grows into it.
 const FIRST_TABLE: u64 = MIB / 16;
 
@@ -198,21 +198,24 @@ fn extensions(spec: &CreateSpec, header: &Header) -> Result<Extensions> {
         ext.set(BACKING_FORMAT, Some(backing.format.driver().as_bytes().to_vec()));
         ext.backing = Some(backing.name.as_bytes().to_vec());
     }
-    if header.version >= 3 {
-        let mut with_names = ext.clone();
-        let names = FEATURE_NAMES.iter().flat_map(|(kind, bit, name)| {
-            let mut row = vec![*kind, *bit];
-            row.extend_from_slice(name.as_bytes());
-            row.resize(48, 0);
-            row
-        });
-        with_names.set(FEATURES, Some(names.collect()));
-        // The names are a courtesy: in the smallest clusters a long backing name goes before them.
-        if with_names.encode(&mut header.clone()).is_ok() {
-            return Ok(with_names);
-        }
+    Ok(with_feature_names(ext, header))
+}
+
+/// `ext` with the names of the feature bits, where the version has them and they fit: they are a courtesy, and in the smallest
+/// clusters a long backing name goes before them.
+pub(super) fn with_feature_names(ext: Extensions, header: &Header) -> Extensions {
+    if header.version < 3 {
+        return ext;
     }
-    Ok(ext)
+    let names = FEATURE_NAMES.iter().flat_map(|(kind, bit, name)| {
+        let mut row = vec![*kind, *bit];
+        row.extend_from_slice(name.as_bytes());
+        row.resize(48, 0);
+        row
+    });
+    let mut with_names = ext.clone();
+    with_names.set(FEATURES, Some(names.collect()));
+    if with_names.encode(&mut header.clone()).is_ok() { with_names } else { ext }
 }
 
 /// Clusters of the first refcount table: enough for the image when it is full, within [`FIRST_TABLE`].

@@ -10,6 +10,7 @@
 
 pub mod add_bitmaps;
 pub mod allocation;
+pub mod amend;
 pub mod bitmaps;
 pub mod block;
 pub mod cache;

@@ -4,6 +4,7 @@
 //! ```text
 //!  1  new L1, L2, snapshot table; every changed refcount block and the refcount table, copied     in free clusters, then a flush
 //!  2  header bytes 24 to 96: size, L1, refcount table, snapshots, autoclear bits                   one sector, then a flush
+//!     (where the extensions change too, the first cluster is written as `head` describes: still one sector decides)
 //!  3  what nobody uses any more is punched out of the host file, and its tail cut
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! changed, and the new ones never see what they replace. No journal is needed, and it holds for version 2 as well.
 
 mod bitmaps;
+mod dirty;
 mod share;
 mod snapshots;
 
@@ -19,17 +21,23 @@ use crate::engine::format::Source;
 use crate::engine::io::{Device, WriteAt, WriteDevice};
 
 use super::allocation::Allocator;
+use super::extensions::{Extensions, read_head};
+use super::head;
 use super::header::{BITMAPS, CORRUPT, DIRTY, Header, RAW_EXTERNAL};
 use super::image::{Opened, read_l1};
 use super::snapshots::{Entry, read};
 use super::tables::Geometry;
 
+pub use dirty::{BitSet, Step};
 pub use snapshots::{find, find_by_name};
 
 /// An image opened for changing its structures. One of these at a time, and no writer beside it.
 pub struct Editor {
     dev: WriteDevice,
     header: Header,
+    ext: Extensions,
+    /// The extensions are not those of the file.
+    new_head: bool,
     geometry: Geometry,
     alloc: Allocator,
     /// The active L1 table.
@@ -40,13 +48,29 @@ pub struct Editor {
 }
 
 impl Editor {
-    /// Opens the image on `dev`, which is held for writing; `source` reads the same file.
+    /// Opens the image on `dev`, which is held for writing; `source` reads the same file. For snapshots.
+    ///
+    /// Errors: as [`Editor::open_any`]; an image with an external data file, whose data snapshots cannot keep.
+    pub fn open(dev: WriteDevice, source: Source) -> Result<Editor> {
+        let editor = Self::open_any(dev, source)?;
+        if editor.header.external_data() {
+            return Err(Error::unsupported(
+                "its data is in another file, which snapshots inside this one cannot keep from changing",
+            )
+            .op("open for writing")
+            .hint("make an overlay on it instead: create -b"));
+        }
+        Ok(editor)
+    }
+
+    /// Opens an image whose guest data is not concerned.
     ///
     /// Errors: what opening for reading refuses; images marked as damaged or not closed, whose counts cannot be relied on.
-    pub fn open(dev: WriteDevice, source: Source) -> Result<Editor> {
+    pub fn open_any(dev: WriteDevice, source: Source) -> Result<Editor> {
         let (header, opened) = Opened::open(source)?;
         refuse(&header)?;
         let reader: Device = dev.clone();
+        let (_, ext) = read_head(&reader)?;
         let l1 = read_l1(&reader, header.l1_offset, header.l1_entries)?;
         let list = read(dev.as_ref(), &header)?;
         let mut alloc = Allocator::open(dev.clone(), &header)?;
@@ -54,7 +78,7 @@ impl Editor {
         for (offset, len) in &opened.structures {
             alloc.protect_table(*offset, *len);
         }
-        Ok(Editor { dev, geometry: opened.geometry, header, alloc, l1, list, broken: false })
+        Ok(Editor { dev, geometry: opened.geometry, header, ext, new_head: false, alloc, l1, list, broken: false })
     }
 
     /// The snapshots now.
@@ -153,12 +177,13 @@ impl Editor {
     fn switch(&mut self) -> Result<()> {
         self.header.reftable_offset = self.alloc.refs.table_offset;
         self.header.reftable_clusters = self.alloc.refs.table_clusters() as u32;
-        // Bits not known here promise something nobody keeps.
+        // BitSet not known here promise something nobody keeps.
         self.header.autoclear &= BITMAPS | RAW_EXTERNAL;
-        let header = self.header.encode();
-        let end = if self.header.version >= 3 { 96 } else { 72 };
-        self.dev.write_at(24, header.get(24..end).unwrap_or_default())?;
-        self.dev.flush()?;
+        if std::mem::take(&mut self.new_head) {
+            head::rewrite(self.dev.as_ref(), &mut self.header, &self.ext)?;
+        } else {
+            head::write_fields(self.dev.as_ref(), &self.header)?;
+        }
         self.alloc.refs.linked();
         self.alloc.reclaim(self.dev.as_ref())?;
         self.dev.flush()
@@ -172,12 +197,6 @@ fn bytes(table: &[u64]) -> Vec<u8> {
 
 fn refuse(header: &Header) -> Result<()> {
     let no = |why: &str, hint: &str| Err(Error::unsupported(why).op("open for writing").hint(hint));
-    if header.external_data() {
-        return no(
-            "its data is in another file, which snapshots inside this one cannot keep from changing",
-            "make an overlay on it instead: create -b",
-        );
-    }
     if header.incompatible & CORRUPT != 0 {
         return no("it is marked as damaged", "look with cowshed check, repair with check -r all");
     }

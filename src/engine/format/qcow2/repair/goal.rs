@@ -1,5 +1,6 @@
 //! What a repair may do, given what the check found.
 
+use crate::engine::error::{Error, Result};
 use crate::engine::format::check::{CheckReport, Mend, Repair, Rule, Severity};
 
 use super::super::check::rules;
@@ -26,6 +27,8 @@ pub(super) struct Goal {
     pub drop_bitmaps: bool,
     /// Another width of the refcounts, as a power of two.
     pub order: Option<u32>,
+    /// Entries become what version 2 knows: no zero flag.
+    pub version2: bool,
 }
 
 impl Goal {
@@ -63,7 +66,17 @@ impl Goal {
             keep_content: doubtful,
             clear: if blind { 0 } else { DIRTY } | if all { CORRUPT } else { 0 },
             drop_bitmaps: has(&rules::BITMAP),
-            order: None,
+            ..Goal::default()
         })
+    }
+
+    /// Another width of the refcounts, or another version, for an image where nothing is wrong.
+    ///
+    /// Errors: something is wrong.
+    pub(super) fn remake(report: &CheckReport, order: u32, version2: bool) -> Result<Goal> {
+        if report.count(Severity::Corruption) + report.count(Severity::Unchecked) > 0 {
+            return Err(Error::corrupt("the image is damaged").hint("look with cowshed check, repair with check -r all"));
+        }
+        Ok(Goal { raise: true, lower: true, counts: true, order: Some(order), version2, clear: DIRTY, ..Goal::default() })
     }
 }

@@ -18,10 +18,10 @@ mod room;
 
 use crate::engine::error::Result;
 use crate::engine::format::check::{Repaired, Repairing};
-use crate::engine::io::Device;
+use crate::engine::io::{Device, WriteDevice};
 
-use super::check::Checker;
-use super::header::BITMAPS;
+use super::check::{Checker, Tick};
+use super::header::{BITMAPS, Header};
 use goal::Goal;
 use remake::Remake;
 
@@ -45,4 +45,23 @@ pub fn repair(r: &Repairing<'_>) -> Result<Repaired> {
     (r.keep)(&remake.evidence())?;
     let state = remake.write(r.tick)?;
     Ok(remake.result(&report, r.repair, state))
+}
+
+/// Gives a sound image refcounts of `1 << order` bits, and with `version2` tables without zero flags. `switch` writes the header
+/// that leads to them.
+///
+/// Errors: as [`repair`]; the image is not sound (`Corrupt`); a count does not fit (`Unsupported`).
+pub(super) fn remake(
+    dev: &WriteDevice,
+    order: u32,
+    version2: bool,
+    tick: Tick<'_>,
+    switch: &mut dyn FnMut(&mut Header) -> Result<()>,
+) -> Result<()> {
+    let reader: Device = dev.clone();
+    let (checker, report) = Checker::run(&reader, true, tick)?;
+    let goal = Goal::remake(&report, order, version2)?;
+    let mut remake = Remake::new(dev.clone(), checker, goal);
+    remake.survey(tick)?;
+    remake.write_with(tick, switch).map(drop)
 }

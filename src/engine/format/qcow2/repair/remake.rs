@@ -33,6 +33,10 @@ pub(super) struct Remake {
     zero_uses: u64,
     /// The table they point to.
     zero_table: Option<u64>,
+    /// Entries with the zero flag over a backing file that are to do without it, as often as they are used.
+    zero_entries: u64,
+    /// Clusters of zeros for them, and how many entries have one.
+    zero_clusters: (Vec<u64>, u64),
     /// COPIED flags that change.
     flags: u64,
     /// Entries that stay as they are, although what they point to is lost.
@@ -47,8 +51,12 @@ struct Remade {
     changed: bool,
     flags: u64,
     stuck: u64,
+    zero_entries: u64,
     claimed: Vec<u64>,
 }
+
+/// Uses of one cluster of zeros, at most: well within what 16 bits count.
+const ZERO_USES: u64 = 60_000;
 
 impl Remake {
     pub(super) fn new(dev: WriteDevice, checker: Checker, goal: Goal) -> Self {
@@ -66,6 +74,8 @@ impl Remake {
             l1_of: BTreeSet::new(),
             zero_uses: 0,
             zero_table: None,
+            zero_entries: 0,
+            zero_clusters: (Vec::new(), 0),
             flags: 0,
             stuck: 0,
             state: vec![(0, SECTOR)],
@@ -74,8 +84,8 @@ impl Remake {
 
     /// Finds out what changes. Writes nothing.
     pub(super) fn survey(&mut self, tick: Tick<'_>) -> Result<()> {
-        let Goal { entries, flags, .. } = self.room.goal;
-        if !entries && !flags {
+        let Goal { entries, flags, version2, .. } = self.room.goal;
+        if !entries && !flags && !version2 {
             return Ok(());
         }
         let tables: Vec<(u64, L2Use)> = self.room.checker.tables.iter().map(|(at, t)| (*at, *t)).collect();
@@ -89,6 +99,7 @@ impl Remake {
             let seen = self.table(&table, &mut raw, false)?;
             self.flags += seen.flags;
             self.stuck += seen.stuck;
+            self.zero_entries += seen.zero_entries;
             for cluster in seen.claimed {
                 self.room.claimed.insert(cluster..cluster.saturating_add(1));
             }
@@ -98,7 +109,7 @@ impl Remake {
         }
         let l1 = self.active_l1()?;
         self.l1 = self.l1_changes(&l1, true);
-        for (i, s) in self.room.checker.list.clone().iter().enumerate().filter(|_| entries) {
+        for (i, s) in self.room.checker.list.clone().iter().enumerate().filter(|_| entries || version2) {
             if self.room.checker.can_follow(s)
                 && let Ok(l1) = self.l1_table(s.l1_offset, s.l1_entries)
                 && self.l1_changes(&l1, false)
@@ -158,6 +169,19 @@ impl Remake {
         let host = entry & OFFSET;
         let plain = entry & COMPRESSED == 0 && host != 0 && !g.external;
         let cluster = host >> g.cluster_bits;
+        if self.room.goal.version2 && entry & COMPRESSED == 0 && entry & ZERO != 0 {
+            if write && host != 0 {
+                self.room.adjust(host, 1, -i64::from(table.uses));
+            }
+            if !self.room.checker.judge.covered {
+                return Ok((0, 0));
+            }
+            if !write {
+                out.zero_entries += u64::from(table.uses);
+                return Ok((!entry, 0));
+            }
+            return Ok((self.zero_cluster(table.uses)?, 0));
+        }
         if plain && self.room.goal.entries && self.room.checker.counts.get(cluster).metadata {
             if !g.extended && entry & ZERO != 0 {
                 return Ok((ZERO, 0));
@@ -177,6 +201,22 @@ impl Remake {
         }
         out.flags += u64::from((entry ^ old.0) & COPIED != 0);
         Ok((entry, bitmap))
+    }
+
+    /// An entry that points to a cluster of zeros, which others share.
+    fn zero_cluster(&mut self, uses: u32) -> Result<u64> {
+        if self.zero_clusters.0.is_empty() {
+            let zeros = vec![0; self.room.checker.geometry.cluster() as usize];
+            for _ in 0..self.zero_entries.div_ceil(ZERO_USES).max(1) {
+                let at = self.room.place(&zeros, 0)?;
+                self.zero_clusters.0.push(at);
+            }
+        }
+        let (list, given) = &mut self.zero_clusters;
+        let at = list.get((*given % list.len() as u64) as usize).copied().unwrap_or(0);
+        *given += 1;
+        self.room.adjust(at, 1, i64::from(uses));
+        Ok(at | if self.zero_entries == 1 { COPIED } else { 0 })
     }
 
     /// Whether an L1 table will differ. Counts what is lost and which flags change.
