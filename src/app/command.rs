@@ -22,6 +22,10 @@ pub enum Scope {
     Snapshots,
     /// A check's report.
     Check,
+    /// What is inside an image.
+    Inside,
+    /// Where it would be taken.
+    Ready,
     /// The jobs panel.
     Jobs,
     /// The format guide.
@@ -41,6 +45,8 @@ impl Scope {
             Scope::Map => "Allocation map",
             Scope::Snapshots => "Snapshots",
             Scope::Check => "Check",
+            Scope::Inside => "Inside",
+            Scope::Ready => "Ready?",
             Scope::Jobs => "Jobs",
             Scope::Guide => "Format guide",
             Scope::Moving => "Moving",
@@ -57,6 +63,8 @@ impl Scope {
             Screen::Guide => Scope::Guide,
             Screen::Snapshots => Scope::Snapshots,
             Screen::Check => Scope::Check,
+            Screen::Inside => Scope::Inside,
+            Screen::Ready => Scope::Ready,
         };
         [own, Scope::Moving, Scope::Global]
     }
@@ -404,6 +412,42 @@ fn has_marks(m: &Model) -> Result<(), String> {
     if m.snaps.marked.is_empty() { no("nothing is marked; Space marks") } else { Ok(()) }
 }
 
+fn on_file(m: &Model) -> Result<(), String> {
+    match m.pane() {
+        Pane::Files if m.inside.file().is_some() => Ok(()),
+        Pane::Files => no("this folder is empty"),
+        _ => no("focus the files first (Tab)"),
+    }
+}
+
+fn can_open_file(m: &Model) -> Result<(), String> {
+    match m.pane() {
+        Pane::Volumes if m.inside.seen().is_some_and(|l| l.volumes.get(m.inside.volumes.at).is_some()) => Ok(()),
+        Pane::Volumes => no("there is no volume"),
+        _ => on_file(m),
+    }
+}
+
+fn can_extract(m: &Model) -> Result<(), String> {
+    on_file(m)?;
+    if m.read_only { no("read-only mode: nothing is written") } else { Ok(()) }
+}
+
+fn can_go_up(m: &Model) -> Result<(), String> {
+    if m.inside.folder.len() > 1 || m.inside.found.is_some() { Ok(()) } else { no("this is the guest's root") }
+}
+
+fn can_mend(m: &Model) -> Result<(), String> {
+    if m.read_only {
+        return no("read-only mode: nothing is written");
+    }
+    match (m.inside.verdict(), &m.inside.path) {
+        (Some(v), Some(path)) if v.action(path).is_some() => Ok(()),
+        (Some(_), Some(_)) => no("there is nothing here that cowshed could mend"),
+        _ => no("it is still being looked at"),
+    }
+}
+
 fn has_panes(m: &Model) -> Result<(), String> {
     if Pane::of(m.screen).len() > 1 { Ok(()) } else { no("this screen has one panel; digits go to the others") }
 }
@@ -447,6 +491,8 @@ pub static COMMANDS: &[Command] = &[
     row(A::Rebase, S::Library, "library.rebase", "rebase…", &["b"], "Put the overlay on another base, or tell it where a base that moved is now: candidates are offered.").footer(13).when(can_rebase),
     row(A::Commit, S::Library, "library.commit", "commit…", &["w"], "Write what the overlay holds into an image it stands on.").footer(14).when(can_commit),
     row(A::DeleteImage, S::Library, "library.delete", "delete…", &["d", "delete"], "Move the image to the trash, or delete it for good, with every file it consists of.").footer(11).when(can_delete_image),
+    row(A::Go(Screen::Inside), S::Library, "library.inside", "inside", &["i"], "Look inside: volumes, who the guest is, its files.").footer(5).when(has_readable),
+    row(A::Go(Screen::Ready), S::Library, "library.ready", "ready?", &["W"], "Where the image would be taken, and what is in the way.").footer(10).when(can_list),
     row(A::Create, S::Library, "library.create", "new image…", &["a"], "Make a new, empty image, by itself or standing on another: a form, its plan, then a job.").footer(9).when(can_create),
     row(A::Resize, S::Library, "library.resize", "resize…", &["R"], "Give the image another virtual size, in place: a form, its plan, then a job.").footer(10).when(can_resize),
     row(A::Group, S::Library, "library.group", "group", &["t"], "Group the tree by chain, by folder, or by format.").footer(6),
@@ -460,6 +506,8 @@ pub static COMMANDS: &[Command] = &[
     row(A::PreviousMatch, S::Library, "library.previous-match", "previous match", &["N"], "Go to the previous image that matches the filter.").when(has_filter),
     row(A::Rescan, S::Library, "library.rescan", "rescan", &["r", "f5"], "Look at the folders again now; they are also watched while open."),
 
+    row(A::Go(Screen::Inside), S::Image, "image.inside", "inside", &["i"], "Look inside: volumes, who the guest is, its files.").footer(3).when(has_readable),
+    row(A::Go(Screen::Ready), S::Image, "image.ready", "ready?", &["W"], "Where the image would be taken, and what is in the way: OpenStack, Azure, EC2, ESXi, Hyper-V, VirtualBox, Proxmox.").footer(5).when(can_list),
     row(A::OpenLayer, S::Image, "image.open-layer", "open layer", &["enter"], "Open the page of the layer under the cursor.").footer(4).when(on_layer),
     row(A::Map, S::Image, "image.map", "map", &["m"], "Open the allocation map.").footer(1).when(has_readable),
     row(A::Go(Screen::Snapshots), S::Image, "image.snapshots", "snapshots", &["s"], "What the snapshots and overlays of this image cost, and what each came from.").footer(3).when(can_list),
@@ -505,6 +553,18 @@ pub static COMMANDS: &[Command] = &[
     row(A::RankJob, S::Jobs, "jobs.priority", "priority", &["P"], "Turn the priority of a waiting job: high, low, normal.").footer(7).when(can_rank),
     row(A::ShowLog, S::Jobs, "jobs.log", "log", &["L"], "Read the selected job's whole log.").footer(6).when(has_log),
     row(A::ForgetJobs, S::Jobs, "jobs.forget", "clear ended", &["D"], "Take ended jobs off the list.").footer(8).when(has_ended),
+    row(A::OpenFile, S::Inside, "inside.open", "open", &["enter"], "Open the folder, or read the file; on a volume: its filesystem alone.").footer(1).when(can_open_file),
+    row(A::FolderUp, S::Inside, "inside.up", "up", &["backspace", "-"], "To the folder this one lies in; from what a search found, back.").footer(4).when(can_go_up),
+    row(A::Search, S::Inside, "inside.search", "search", &["/"], "Find files by name, in this folder and all below.").footer(2),
+    row(A::Extract, S::Inside, "inside.extract", "extract…", &["x"], "Copy the file or folder to the host, holes kept: a form, its plan, then a job.").footer(3).when(can_extract),
+    row(A::Go(Screen::Ready), S::Inside, "inside.ready", "ready?", &["W"], "Where the image would be taken, and what is in the way.").footer(5),
+    row(A::Reload, S::Inside, "inside.reload", "reload", &["r", "f5"], "Look again."),
+
+    row(A::Mend, S::Ready, "ready.mend", "mend…", &["enter"], "The one action that mends the most for this target.").footer(1).when(can_mend),
+    row(A::Go(Screen::Inside), S::Ready, "ready.inside", "inside", &["i"], "Look inside: volumes, who the guest is, its files.").footer(3),
+    row(A::Convert, S::Ready, "ready.convert", "convert…", &["c"], "Convert to any format: a form, its plan, then a job.").footer(2).when(can_convert),
+    row(A::Reload, S::Ready, "ready.reload", "reload", &["r", "f5"], "Look again."),
+
 
     row(A::Up, S::Moving, "move.up", "up", &["k", "up"], "One up."),
     row(A::Down, S::Moving, "move.down", "down", &["j", "down"], "One down."),

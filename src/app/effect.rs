@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::worker::guest::{FilesRequest, LookRequest};
 use super::worker::image::{CursorRequest, GridRequest, PageRequest};
 use super::worker::jobs::PlanRequest;
 use super::worker::library::Watch;
@@ -36,6 +37,10 @@ pub enum Effect {
     LoadGrid(GridRequest),
     /// Find out what lies under the map's cursor.
     LoadCursor(CursorRequest),
+    /// Look who is inside an image.
+    Look(LookRequest),
+    /// Read files of its guest.
+    Files(FilesRequest),
     /// Load the snapshots of an image.
     LoadSnapshots(SnapshotsRequest),
     /// Find out what changed between two states.

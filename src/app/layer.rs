@@ -28,6 +28,8 @@ pub enum Layer {
     Filter,
     /// An offset is being typed for the map's cursor, with why the last one was wrong.
     GoTo(Input, Option<String>),
+    /// A name is being typed that is searched for in the guest.
+    Search(Input),
     /// A form, with the plan of what it asks for.
     Form(Box<Form>),
     /// Something that cannot be taken back: what, and what is done on yes.

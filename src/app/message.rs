@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::key::Key;
 use super::state::jobs::{JobRow, LeftRow};
+use super::worker::guest::{FilesLoaded, LookLoaded};
 use super::worker::image::{CursorLoaded, GridLoaded, PageLoaded, SharesLoaded};
 use super::worker::jobs::PlanMade;
 use super::worker::library::Snapshot;
@@ -48,6 +49,10 @@ pub enum Message {
     Grid(Box<GridLoaded>),
     /// What lies under the map's cursor.
     Cursor(Box<CursorLoaded>),
+    /// Who is inside an image.
+    Look(Box<LookLoaded>),
+    /// Files of a guest.
+    Files(Box<FilesLoaded>),
     /// Something of the snapshots' screen was read.
     Snapshots(Box<SnapshotsLoaded>),
     /// What changed between two states.

@@ -10,6 +10,7 @@ use super::layer::Layer;
 use super::message::Level;
 use super::state::check::CheckState;
 use super::state::guide::GuideState;
+use super::state::inside::InsideState;
 use super::state::jobs::{JobRow, JobsState};
 use super::state::library::LibraryState;
 use super::state::map::MapState;
@@ -40,14 +41,27 @@ pub enum Screen {
     Snapshots,
     /// What a check of an image found.
     Check,
+    /// What is inside an image: volumes, guest, files.
+    Inside,
+    /// Where an image would be taken.
+    Ready,
 }
 
 impl Screen {
     /// Those with a tab of their own, in the order of their digits.
     pub const TABS: [Screen; 5] = [Screen::Library, Screen::Image, Screen::Map, Screen::Jobs, Screen::Guide];
     /// All.
-    pub const ALL: [Screen; 7] =
-        [Screen::Library, Screen::Image, Screen::Map, Screen::Jobs, Screen::Guide, Screen::Snapshots, Screen::Check];
+    pub const ALL: [Screen; 9] = [
+        Screen::Library,
+        Screen::Image,
+        Screen::Map,
+        Screen::Jobs,
+        Screen::Guide,
+        Screen::Snapshots,
+        Screen::Check,
+        Screen::Inside,
+        Screen::Ready,
+    ];
     /// Its name on the tab.
     pub fn title(self) -> &'static str {
         match self {
@@ -58,12 +72,14 @@ impl Screen {
             Screen::Guide => "Formats",
             Screen::Snapshots => "Snapshots",
             Screen::Check => "Check",
+            Screen::Inside => "Inside",
+            Screen::Ready => "Ready?",
         }
     }
     /// The tab it is under.
     pub fn tab(self) -> Screen {
         match self {
-            Screen::Snapshots | Screen::Check => Screen::Image,
+            Screen::Snapshots | Screen::Check | Screen::Inside | Screen::Ready => Screen::Image,
             other => other,
         }
     }
@@ -86,6 +102,11 @@ pub enum Pane {
     States,
     State,
     Report,
+    Files,
+    Volumes,
+    Identity,
+    Targets,
+    Findings,
 }
 
 impl Pane {
@@ -99,6 +120,8 @@ impl Pane {
             Screen::Guide => &[Pane::FormatList, Pane::FormatText],
             Screen::Snapshots => &[Pane::States, Pane::State],
             Screen::Check => &[Pane::Report],
+            Screen::Inside => &[Pane::Files, Pane::Volumes, Pane::Identity],
+            Screen::Ready => &[Pane::Targets, Pane::Findings],
         }
     }
     /// The screen it belongs to.
@@ -139,6 +162,8 @@ pub struct Model {
     pub page: PageState,
     /// Its map.
     pub map: MapState,
+    /// What is inside it.
+    pub inside: InsideState,
     /// Its snapshots.
     pub snaps: SnapshotsState,
     /// What checks found.
@@ -215,6 +240,7 @@ impl Model {
             },
             Screen::Map => self.map.path.clone(),
             Screen::Check => self.check.path.clone(),
+            Screen::Inside | Screen::Ready => self.inside.path.clone(),
             Screen::Snapshots => match self.snaps.image_at_cursor() {
                 Some(id) => self.library.data.get(id).map(|e| e.path.clone()),
                 None => self.snaps.path.clone(),
@@ -225,7 +251,9 @@ impl Model {
     /// What the library knows of the subject.
     pub fn subject_entry(&self) -> Option<&Entry> {
         match self.screen {
-            Screen::Image | Screen::Map | Screen::Snapshots | Screen::Check => self.library.data.at(&self.subject()?),
+            Screen::Image | Screen::Map | Screen::Snapshots | Screen::Check | Screen::Inside | Screen::Ready => {
+                self.library.data.at(&self.subject()?)
+            }
             _ => self.library.selected(),
         }
     }
@@ -287,6 +315,8 @@ impl Model {
             Screen::Map => self.map.loading,
             Screen::Snapshots => self.snaps.loading(),
             Screen::Check => self.checking(),
+            Screen::Inside => self.inside.loading(),
+            Screen::Ready => self.inside.path.is_some() && self.inside.look.is_none(),
             _ => false,
         }
     }
@@ -344,6 +374,17 @@ impl Model {
             }
             Pane::State => text(&mut self.snaps.detail),
             Pane::Report => text(&mut self.check.scroll),
+            Pane::Files => {
+                let len = self.inside.list().len();
+                (&mut self.inside.files, len)
+            }
+            Pane::Volumes => {
+                let len = self.inside.seen().map_or(0, |l| l.volumes.len());
+                (&mut self.inside.volumes, len)
+            }
+            Pane::Identity => text(&mut self.inside.identity),
+            Pane::Targets => (&mut self.inside.targets, crate::engine::guest::ready::TARGETS.len()),
+            Pane::Findings => text(&mut self.inside.findings),
         }
     }
 }

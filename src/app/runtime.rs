@@ -13,6 +13,7 @@ use super::hits::Hits;
 use super::message::{Level, Message};
 use super::model::Model;
 use super::update::{drawn, update};
+use super::worker::guest::GuestWorkers;
 use super::worker::image::ImageWorkers;
 use super::worker::jobs::JobWorkers;
 use super::worker::library::LibraryWorker;
@@ -44,6 +45,8 @@ pub struct Workers {
     pub library: LibraryWorker,
     /// Those that read single images.
     pub images: ImageWorkers,
+    /// Those that look inside guests.
+    pub guest: GuestWorkers,
     /// Those of the snapshots' screen.
     pub snapshots: SnapshotWorkers,
     /// The jobs.
@@ -192,6 +195,8 @@ fn carry_out(m: &mut Model, effects: Vec<Effect>, terminal: &mut dyn Terminal, w
             Effect::LoadPage(request) => workers.images.page.ask(request),
             Effect::LoadGrid(request) => workers.images.grid.ask(request),
             Effect::LoadCursor(request) => workers.images.cursor.ask(request),
+            Effect::Look(request) => workers.guest.look.ask(request),
+            Effect::Files(request) => workers.guest.files.ask(request),
             Effect::LoadSnapshots(request) => workers.snapshots.list.ask(request),
             Effect::LoadDiff(request) => workers.snapshots.diff.ask(request),
             Effect::CountFreed(request) => workers.snapshots.freed.ask(request),

@@ -14,6 +14,7 @@ use crate::app::key::Keymap;
 use crate::app::message::Level;
 use crate::app::runtime::{self, Workers};
 use crate::app::session::{self, Session};
+use crate::app::worker::guest::GuestWorkers;
 use crate::app::worker::image::ImageWorkers;
 use crate::app::worker::jobs::JobWorkers;
 use crate::app::worker::library::LibraryWorker;
@@ -72,6 +73,7 @@ pub fn run(options: Options) -> Result<u8> {
     let mut workers = Workers {
         library: LibraryWorker::spawn(scan, every, outbox.clone())?,
         images: ImageWorkers::spawn(&outbox)?,
+        guest: GuestWorkers::spawn(&outbox)?,
         snapshots: SnapshotWorkers::spawn(&outbox)?,
         jobs: JobWorkers::spawn(super::dirs::state_dir(), super::dirs::runtime_dir(), &outbox)?,
     };

@@ -108,6 +108,8 @@ pub fn draw(m: &Model, look: &Look, frame: &mut ratatui::Frame<'_>) -> Hits {
         Screen::Guide => panel::guide::draw(&mut c, inner),
         Screen::Check => panel::check::draw(&mut c, inner),
         Screen::Snapshots => panel::snapshots::draw(&mut c, inner),
+        Screen::Inside => panel::inside::draw(&mut c, inner),
+        Screen::Ready => panel::ready::draw(&mut c, inner),
     }
     for layer in &m.layers {
         dialog::draw(&mut c, area, layer);

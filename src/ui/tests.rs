@@ -15,11 +15,15 @@ use crate::app::hits::Hits;
 use crate::app::message::Message;
 use crate::app::state::map::Colour;
 use crate::app::update::{drawn, update};
+use crate::app::worker::guest::{FileRow, FilesLoaded, Look as Seen, LookLoaded, News, VolumeRow, Want};
 use crate::app::worker::image::{CursorLoaded, GridLoaded, MapLayer, PageData, PageLoaded, SharesLoaded};
 use crate::app::{Effect, Model};
 use crate::engine::extents::{Cell, Cells, Totals};
 use crate::engine::format::Format;
 use crate::engine::format::probe::{Confidence, Match};
+use crate::engine::guest::fs::{FileType, Stat};
+use crate::engine::guest::identity::GuestFact;
+use crate::engine::guest::ready::{Answer, Finding, Part, Property, Readiness, Remedy, TARGETS};
 use crate::engine::model::{ChainNode, Description, Extent, Fact, Kind, Place, Snapshot};
 use crate::engine::units::{GIB, MIB};
 
@@ -239,6 +243,7 @@ fn working(size: (u16, u16)) -> Model {
             source: 0.1,
             target: 0.2,
             cpu: 0.7,
+            limit: 0.0,
             busy: (i * 13 % 20) as f32 / 10.0,
         };
         let log = vec![LogLine { at, text: "begins".into() }, LogLine { at, text: "a\x1b[31mname".into() }];
@@ -547,4 +552,168 @@ fn footer_hints_can_be_clicked() {
     m.hits = hits;
     update(&mut m, Message::Mouse(crate::app::message::Mouse::Press, x, y));
     assert!(matches!(m.layer(), Some(crate::app::layer::Layer::Help(_))));
+}
+
+/// The inside of a guest: volumes, facts, a folder, verdicts.
+fn inside(size: (u16, u16), screen: &str) -> Model {
+    let mut m = start(size);
+    let effects = keys(&mut m, &format!("j j j l {screen}"));
+    let look = effects.iter().find_map(|e| if let Effect::Look(r) = e { Some(r.generation) } else { None });
+    let volume = |name: &str, start: u64, len: u64, holds: &str, free: Option<u64>, at: &str| VolumeRow {
+        name: name.into(),
+        partition: Some(1),
+        start: Some(start),
+        len,
+        kind: "Linux".into(),
+        holds: holds.into(),
+        free,
+        at: at.into(),
+        ..VolumeRow::default()
+    };
+    let fact = |what: &'static str, value: &str, from: &str| GuestFact { what, value: value.into(), from: from.into() };
+    let finding = |part, what, answer, evidence: &str, from: &str, fix| Finding {
+        part,
+        what,
+        answer,
+        evidence: evidence.into(),
+        from: from.into(),
+        fix,
+    };
+    let verdict = |target, answer| Readiness {
+        target,
+        as_format: Format::Qcow2,
+        findings: vec![
+            finding(Part::Image, "whole", Answer::Yes, "it opens, with all it stands on", "", None),
+            finding(Part::Image, "format", answer, "qcow2; only fixed VHDs are taken", "", Some(Remedy::Convert)),
+            finding(Part::Guest, "machine id empty", answer, "5f1c9ad27be84c3e", "/etc/machine-id", None),
+            finding(Part::Guest, "firewall off", Answer::Advice, "ufw starts with\x1b[31m the guest", "/etc/ufw/ufw.conf", None),
+        ],
+        properties: vec![Property { name: "min_disk", value: "40".into(), why: "bytes of virtual disk, in GiB".into() }],
+    };
+    let seen = Seen {
+        size: 40 * GIB,
+        table: "GPT".into(),
+        volumes: vec![
+            volume("p1", MIB, GIB, "fat32", Some(GIB - 6 * MIB), "/boot/efi"),
+            volume("p2", 2 * GIB, 30 * GIB, "ext4", Some(20 * GIB), "/"),
+            volume("vg/data", 33 * GIB, 6 * GIB, "", None, ""),
+        ],
+        facts: vec![
+            fact("os", "Debian GNU/Linux 12 (bookworm)", "/etc/os-release"),
+            fact("sshd", "openssh enabled", "/etc/systemd/system/multi-user.target.wants/ssh.service"),
+            fact("host-key", "ssh_host_rsa_key", "/etc/ssh/ssh_host_rsa_key"),
+        ],
+        found: true,
+        problems: vec!["the backup GPT header is missing".into()],
+        error: None,
+        readiness: TARGETS
+            .iter()
+            .enumerate()
+            .map(|(i, t)| verdict(t.target, [Answer::No, Answer::Yes, Answer::Unknown][i % 3]))
+            .collect(),
+    };
+    let generation = look.expect("nobody looks inside");
+    update(&mut m, Message::Look(Box::new(LookLoaded { generation, look: Ok(Arc::new(seen)) })));
+    m
+}
+
+fn listed(m: &mut Model, path: &str, names: &[(&str, FileType)]) {
+    let stat = |kind, i: usize| Stat {
+        node: i as u64,
+        kind,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        size: 1500 * i as u64,
+        links: 1,
+        mtime: 1_795_000_000,
+    };
+    let rows = names.iter().enumerate().map(|(i, (n, kind))| FileRow {
+        name: n.as_bytes().to_vec(),
+        stat: stat(*kind, i),
+        target: (*kind == FileType::Link).then(|| b"os-release".to_vec()),
+    });
+    let news = Ok(News::Folder(path.as_bytes().to_vec(), rows.collect()));
+    let generation = m.inside.files_generation;
+    update(m, Message::Files(Box::new(FilesLoaded { generation, news })));
+}
+
+const ROOT: &[(&str, FileType)] = &[
+    ("etc", FileType::Folder),
+    ("home", FileType::Folder),
+    ("link", FileType::Link),
+    ("a\x1b[31mname", FileType::File),
+    ("swapfile", FileType::File),
+];
+
+#[test]
+fn the_inside_at_every_size() {
+    for (w, h) in SIZES {
+        let mut m = inside((w, h), "i");
+        listed(&mut m, "/", ROOT);
+        let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+        golden(&format!("inside-{w}x{h}"), &text(&buffer));
+        let mut m = inside((w, h), "W");
+        let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+        golden(&format!("ready-{w}x{h}"), &text(&buffer));
+    }
+    let mut m = inside((100, 30), "W");
+    let (buffer, ..) = render(&mut m, &look(Depth::Mono, false));
+    golden("ready-ascii", &text(&buffer));
+}
+
+#[test]
+fn a_guests_folders_are_gone_through() {
+    let mut m = inside((120, 36), "i");
+    listed(&mut m, "/", ROOT);
+    let wanted = |effects: &[Effect]| {
+        effects.iter().find_map(|e| if let Effect::Files(r) = e { Some((r.want.clone(), r.volume)) } else { None })
+    };
+    assert_eq!(wanted(&keys(&mut m, "enter")), Some((Want::Open(b"/etc".to_vec()), None)));
+    listed(&mut m, "/etc", &[("ssh", FileType::Folder), ("passwd", FileType::File)]);
+    assert_eq!(wanted(&keys(&mut m, "j enter")), Some((Want::Open(b"/etc/passwd".to_vec()), None)));
+    let news = Ok(News::Text("passwd".into(), vec!["root:x".into()]));
+    let generation = m.inside.files_generation;
+    update(&mut m, Message::Files(Box::new(FilesLoaded { generation, news })));
+    let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+    assert!(text(&buffer).contains("root:x"));
+    // Esc closes what is read; up, and the cursor is on the folder that was left.
+    keys(&mut m, "esc");
+    assert_eq!(wanted(&keys(&mut m, "h")), Some((Want::Open(b"/".to_vec()), None)));
+    listed(&mut m, "/", &[("bin", FileType::Folder), ("etc", FileType::Folder)]);
+    assert_eq!(m.inside.files.at, 1);
+    assert_eq!(wanted(&keys(&mut m, "h")), None, "there is nothing above the root");
+    // A search, and back from it.
+    assert_eq!(wanted(&keys(&mut m, "/ k e y enter")), Some((Want::Search(b"/".to_vec(), "key".into()), None)));
+    let news = Ok(News::Found(Vec::new(), false));
+    let generation = m.inside.files_generation;
+    update(&mut m, Message::Files(Box::new(FilesLoaded { generation, news })));
+    let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+    assert!(text(&buffer).contains("nothing of that name"));
+    assert_eq!(wanted(&keys(&mut m, "esc")), Some((Want::Open(b"/".to_vec()), None)));
+    listed(&mut m, "/", ROOT);
+    // Extract asks where to; the command line is that of the file under the cursor.
+    let effects = keys(&mut m, "x");
+    let spec = effects.iter().find_map(|e| if let Effect::Plan(r) = e { r.spec.clone() } else { None });
+    assert!(spec.is_some_and(|s| s.title().starts_with("extract /etc of")), "{effects:?}");
+    keys(&mut m, "esc");
+    let Some(Effect::Copy(line)) = keys(&mut m, "Y").pop() else { panic!("nothing was copied") };
+    assert!(line.starts_with("cowshed ls ") && line.ends_with(":/etc"), "{line}");
+    // A volume alone.
+    let effects = keys(&mut m, "tab j j enter");
+    assert_eq!(wanted(&effects), Some((Want::Open(b"/".to_vec()), Some(2))));
+}
+
+#[test]
+fn the_one_action_of_a_verdict_opens_its_form() {
+    let mut m = inside((120, 36), "W");
+    let effects = keys(&mut m, "enter");
+    let spec = effects.iter().find_map(|e| if let Effect::Plan(r) = e { r.spec.clone() } else { None });
+    assert!(spec.is_some_and(|s| s.verb() == "convert"), "{effects:?}");
+    keys(&mut m, "esc j");
+    assert!(keys(&mut m, "enter").is_empty(), "a target that is ready needs nothing");
+    let Some(Effect::Copy(line)) = keys(&mut m, "Y").pop() else { panic!("nothing was copied") };
+    assert!(line.starts_with("cowshed ready --for azure "), "{line}");
+    m.read_only = true;
+    assert!(keys(&mut m, "k enter").is_empty());
 }

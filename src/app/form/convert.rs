@@ -29,9 +29,20 @@ pub struct ConvertForm {
     at: Option<String>,
     beside: Beside,
     roots: Vec<PathBuf>,
+    /// The format that is wanted, with options of it.
+    wanted: Option<Wanted>,
 }
 
+/// A format with options, proposed.
+type Wanted = (Format, &'static [(&'static str, &'static str)]);
+
 impl ConvertForm {
+    /// The same, proposing a format with options of it.
+    pub fn towards(mut self, format: Format, options: &'static [(&'static str, &'static str)]) -> Self {
+        self.wanted = Some((format, options));
+        self
+    }
+
     /// The form for `source`; files named inside images may be opened in `roots`.
     pub fn new(m: &Model, source: &Path, roots: Vec<PathBuf>) -> Self {
         let entry = m.library.data.at(source);
@@ -50,6 +61,7 @@ impl ConvertForm {
             at: None,
             beside: Beside::of(m, source.parent().unwrap_or(Path::new("."))),
             roots,
+            wanted: None,
         }
     }
 
@@ -68,6 +80,9 @@ impl ConvertForm {
     }
     /// What people mostly want: out of qcow2 the plain bytes, into qcow2 everything else.
     fn usual(&self) -> Format {
+        if let Some((format, _)) = self.wanted {
+            return format;
+        }
         if self.format == Some(Format::Qcow2) { Format::Raw } else { Format::Qcow2 }
     }
     fn snapshot(&self) -> Option<Field> {
@@ -137,7 +152,11 @@ impl Recipe for ConvertForm {
             Field::size("sparse", "sparse size", "zeros in a row that become a hole; 0 writes everything (-S)").default("4k"),
             Field::switch("salvage", "salvage", "leave zeros where the image cannot be read, and go on", false),
         ]);
-        out.extend(options::fields(format));
+        let wanted = self.wanted.filter(|(f, _)| *f == format).map_or(&[][..], |(_, o)| o);
+        out.extend(options::fields(format).into_iter().map(|f| match wanted.iter().find(|(name, _)| *name == f.id) {
+            Some((_, value)) => f.propose(*value),
+            None => f,
+        }));
         out
     }
 

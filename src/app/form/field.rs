@@ -38,6 +38,8 @@ pub enum Role {
     New(Vec<PathBuf>),
     /// It is there.
     Existing,
+    /// A file or folder is to be made, and nothing may be there.
+    Free,
 }
 
 /// How an answer looks after a look at the disk.

@@ -14,6 +14,7 @@
 mod chain;
 mod convert;
 mod create;
+mod extract;
 mod field;
 mod options;
 mod repair;
@@ -30,6 +31,7 @@ use crossterm::event::{KeyCode, KeyModifiers};
 pub use chain::{CommitForm, DeleteForm, FlattenForm, RebaseForm};
 pub use convert::ConvertForm;
 pub use create::CreateForm;
+pub use extract::ExtractForm;
 pub use field::{Answers, Field, Kind, Remark, Role};
 pub use repair::RepairForm;
 pub use resize::ResizeForm;

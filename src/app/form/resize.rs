@@ -18,6 +18,7 @@ pub struct ResizeForm {
     format: Option<Format>,
     size: Option<u64>,
     roots: Vec<PathBuf>,
+    wanted: String,
 }
 
 impl ResizeForm {
@@ -29,7 +30,13 @@ impl ResizeForm {
             format: entry.and_then(|e| e.format()),
             size: entry.and_then(|e| e.virtual_size()),
             roots,
+            wanted: String::new(),
         }
+    }
+    /// The same, proposing a size.
+    pub fn towards(mut self, size: String) -> Self {
+        self.wanted = size;
+        self
     }
 
     /// The change that is asked for.
@@ -58,7 +65,7 @@ impl Recipe for ResizeForm {
     fn fields(&self, a: &Answers<'_>) -> Vec<Field> {
         let now = self.size.map(|s| format!("; it is {} now", binary(s))).unwrap_or_default();
         let doc = format!("the new size, or a change of it: 40G, +10G, -1G{now}");
-        let mut out = vec![Field::change("size", "size", doc).required()];
+        let mut out = vec![Field::change("size", "size", doc).propose(self.wanted.clone()).required()];
         if self.shrinks(a) || a.on("shrink") {
             let doc = "let it become smaller: what lies beyond the new end is lost; shrink the filesystems in it first";
             out.push(Field::switch("shrink", "shrink", doc, false));

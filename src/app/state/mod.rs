@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod guide;
+pub mod inside;
 pub mod jobs;
 pub mod library;
 pub mod map;

@@ -6,7 +6,7 @@ use crate::app::action::Action;
 use crate::app::effect::Effect;
 use crate::app::input::Input;
 use crate::app::layer::Layer;
-use crate::app::model::{Model, Screen};
+use crate::app::model::{Model, Pane, Screen};
 use crate::app::state::map::{Colour, MapState};
 use crate::app::state::page::PageState;
 use crate::app::worker::image::{
@@ -42,7 +42,7 @@ pub(super) fn open_page(m: &mut Model, path: Option<PathBuf>) -> Vec<Effect> {
     m.page.trail.clear();
     if path.is_some() && path == m.page.path && m.page.data.is_some() {
         // Seen before: shown at once as it was, and read again behind that.
-        return load_page(m).into_iter().collect();
+        return load_page(m);
     }
     show_page(m, path)
 }
@@ -51,22 +51,23 @@ pub(super) fn show_page(m: &mut Model, path: Option<PathBuf>) -> Vec<Effect> {
     let Some(path) = path else { return Vec::new() };
     let (trail, generation) = (std::mem::take(&mut m.page.trail), m.page.generation);
     m.page = PageState { path: Some(path), generation, trail, ..PageState::default() };
-    load_page(m).into_iter().collect()
+    load_page(m)
 }
 
-fn load_page(m: &mut Model) -> Option<Effect> {
+fn load_page(m: &mut Model) -> Vec<Effect> {
     m.page.generation += 1;
-    let path = m.page.path.clone()?;
+    let Some(path) = m.page.path.clone() else { return Vec::new() };
     let reach = reach(m, &path);
-    Some(Effect::LoadPage(PageRequest { generation: m.page.generation, path, reach }))
+    let page = Effect::LoadPage(PageRequest { generation: m.page.generation, path: path.clone(), reach });
+    std::iter::once(page).chain(super::inside::peek(m, Some(path))).collect()
 }
 
 /// The file of the page that is shown changed since it was read: read it again, behind what is shown.
-pub(super) fn changed(m: &mut Model) -> Option<Effect> {
-    let (data, path) = (m.page.loaded()?, m.page.path.as_ref()?);
-    let entry = m.library.data.at(path).filter(|_| m.screen == Screen::Image)?;
+pub(super) fn changed(m: &mut Model) -> Vec<Effect> {
+    let (Some(data), Some(path)) = (m.page.loaded(), m.page.path.as_ref()) else { return Vec::new() };
+    let Some(entry) = m.library.data.at(path).filter(|_| m.screen == Screen::Image) else { return Vec::new() };
     let same = entry.modified() == data.modified && entry.file_len() == data.len;
-    if same { None } else { load_page(m) }
+    if same { Vec::new() } else { load_page(m) }
 }
 
 pub(super) fn page_loaded(m: &mut Model, loaded: PageLoaded) -> Vec<Effect> {
@@ -188,7 +189,7 @@ pub(super) fn run(m: &mut Model, action: Action) -> Vec<Effect> {
             m.page.trail.extend(m.page.path.clone());
             return show_page(m, path);
         }
-        Action::Reload => return load_page(m).into_iter().collect(),
+        Action::Reload => return load_page(m),
         Action::Map => return super::run(m, Action::Go(Screen::Map)),
         Action::ZoomIn => m.map.zoom_in(),
         Action::ZoomOut => m.map.zoom_out(),
@@ -233,6 +234,15 @@ pub(super) fn command_line(m: &Model) -> Option<String> {
             None => format!("cowshed map {path}"),
         },
         Screen::Check => format!("cowshed check {path}"),
+        Screen::Ready => match m.inside.verdict() {
+            Some(v) => format!("cowshed ready --for {} {path}", v.target.entry().name),
+            None => format!("cowshed ready {path}"),
+        },
+        Screen::Inside if m.pane() == Pane::Files => {
+            let what = shell_word(&format!("{}:{}", m.subject()?.display(), super::inside::guest_path(m)));
+            format!("cowshed ls {what}")
+        }
+        Screen::Inside => format!("cowshed inspect {path}"),
         Screen::Snapshots => format!("cowshed snapshot -l {path}"),
         _ => format!("cowshed info --backing-chain {path}"),
     })

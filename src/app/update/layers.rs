@@ -2,7 +2,7 @@
 
 use crossterm::event::{KeyCode, KeyModifiers};
 
-use super::{form, image, library, run};
+use super::{form, image, inside, library, run};
 use crate::app::action::Action;
 use crate::app::effect::Effect;
 use crate::app::input::Input;
@@ -18,6 +18,7 @@ pub(super) fn key(m: &mut Model, key: Key) -> Vec<Effect> {
     let (keep, effects) = match layer {
         Layer::Filter => filter(m, key),
         Layer::GoTo(input, _) => go_to(m, input, key),
+        Layer::Search(input) => search(m, input, key),
         Layer::Help(mut h) => {
             if key.code == KeyCode::Esc {
                 let searching = !h.search.is_empty();
@@ -144,6 +145,19 @@ fn filter(m: &mut Model, key: Key) -> (Option<Layer>, Vec<Effect>) {
     }
 }
 
+/// A name to look for in the guest.
+fn search(m: &mut Model, mut input: Input, key: Key) -> (Option<Layer>, Vec<Effect>) {
+    match key.code {
+        KeyCode::Esc => (None, Vec::new()),
+        KeyCode::Enter if input.is_empty() => (None, Vec::new()),
+        KeyCode::Enter => (None, inside::search(m, input.text())),
+        _ => {
+            input.key(key);
+            (Some(Layer::Search(input)), Vec::new())
+        }
+    }
+}
+
 fn go_to(m: &mut Model, mut input: Input, key: Key) -> (Option<Layer>, Vec<Effect>) {
     match key.code {
         KeyCode::Esc => (None, Vec::new()),
@@ -207,6 +221,10 @@ pub(super) fn paste(m: &mut Model, text: &str) -> Vec<Effect> {
         Layer::GoTo(mut input, _) => {
             input.insert(text.trim());
             Layer::GoTo(input, None)
+        }
+        Layer::Search(mut input) => {
+            input.insert(text.trim());
+            Layer::Search(input)
         }
         Layer::Help(mut h) => {
             h.search.insert(text);

@@ -3,6 +3,7 @@
 mod check;
 mod form;
 mod image;
+mod inside;
 mod jobs;
 mod layers;
 mod library;
@@ -52,6 +53,8 @@ pub fn update(m: &mut Model, message: Message) -> Vec<Effect> {
         Message::Shares(shares) => image::shares_loaded(m, *shares),
         Message::Grid(grid) => image::grid_loaded(m, *grid),
         Message::Cursor(cursor) => image::cursor_loaded(m, *cursor),
+        Message::Look(loaded) => inside::looked(m, *loaded),
+        Message::Files(loaded) => inside::files(m, *loaded),
         Message::Snapshots(loaded) => snapshots::loaded(m, *loaded),
         Message::Diff(diff) => snapshots::compared(m, *diff),
         Message::Freed(freed) => snapshots::freed(m, *freed),
@@ -76,7 +79,15 @@ pub fn drawn(m: &mut Model, hits: Hits) -> Vec<Effect> {
         scroll.height = height;
         scroll.len = len;
         match pane {
-            Pane::Tree | Pane::Chain | Pane::Snapshots | Pane::JobList | Pane::FormatList | Pane::States => scroll.follow(count),
+            Pane::Tree
+            | Pane::Chain
+            | Pane::Snapshots
+            | Pane::JobList
+            | Pane::FormatList
+            | Pane::States
+            | Pane::Files
+            | Pane::Volumes
+            | Pane::Targets => scroll.follow(count),
             _ => scroll.top = scroll.top.min(len.saturating_sub(height)),
         }
     }
@@ -190,6 +201,8 @@ pub fn run(m: &mut Model, action: Action) -> Vec<Effect> {
         | Action::Reverse
         | Action::Problems
         | Action::Rescan => library::run(m, action),
+        Action::Reload if matches!(m.screen, Screen::Inside | Screen::Ready) => inside::run(m, action),
+        Action::OpenFile | Action::FolderUp | Action::Search | Action::Extract | Action::Mend => inside::run(m, action),
         Action::Reload if m.screen == Screen::Snapshots => snapshots::run(m, action),
         Action::Flatten | Action::Rebase | Action::Commit | Action::DeleteImage => jobs::run(m, action),
         Action::Check | Action::Repair | Action::UndoRepair => check::run(m, action),
@@ -236,9 +249,20 @@ fn moved(m: &mut Model, action: Action) -> Vec<Effect> {
     match (m.pane(), action) {
         (Pane::Grid, _) => image::move_cursor(m, action),
         (Pane::Tree, Action::Left | Action::Right) => library::sideways(m, action),
+        (Pane::Files, Action::Left | Action::Right) => inside::sideways(m, action),
         (_, Action::Left) => turn_pane(m, -1),
         (_, Action::Right) => turn_pane(m, 1),
-        (pane @ (Pane::Detail | Pane::Facts | Pane::JobLog | Pane::FormatText | Pane::State | Pane::Report), _) => {
+        (
+            pane @ (Pane::Identity
+            | Pane::Findings
+            | Pane::Detail
+            | Pane::Facts
+            | Pane::JobLog
+            | Pane::FormatText
+            | Pane::State
+            | Pane::Report),
+            _,
+        ) => {
             let (scroll, len) = m.scroll_of(pane);
             scroll.roll(action, len);
             Vec::new()
@@ -259,6 +283,7 @@ fn selected(m: &mut Model, pane: Pane) {
         Pane::JobList => m.jobs.log.top = 0,
         Pane::FormatList => m.guide.text.top = 0,
         Pane::States => m.snaps.detail.top = 0,
+        Pane::Targets => m.inside.findings.top = 0,
         _ => {}
     }
 }
@@ -293,6 +318,7 @@ fn go(m: &mut Model, screen: Screen) -> Vec<Effect> {
     match screen {
         Screen::Image => image::open_page(m, if shown { m.page.path.clone().or(subject) } else { subject }),
         Screen::Map => image::open_map(m, if shown { m.map.path.clone().or(subject) } else { subject }),
+        Screen::Inside | Screen::Ready => inside::open(m, if shown { m.inside.path.clone().or(subject) } else { subject }),
         Screen::Snapshots => snapshots::open(m, if shown { m.snaps.path.clone().or(subject) } else { subject }),
         Screen::Check => {
             let path = if shown { m.check.path.clone().or(subject) } else { subject };
@@ -319,6 +345,7 @@ fn back(m: &mut Model) -> Vec<Effect> {
             let path = m.page.trail.pop();
             return image::show_page(m, path);
         }
+        Screen::Inside if m.inside.found.is_some() => return inside::up(m),
         Screen::Snapshots if !m.snaps.trail.is_empty() => {
             let path = m.snaps.trail.pop();
             return snapshots::show(m, path);

@@ -1,6 +1,6 @@
 //! The mouse: what was clicked is looked up in the areas of the last drawing.
 
-use super::{form, image, layers, library, run};
+use super::{form, image, inside, layers, library, run};
 use crate::app::action::Action;
 use crate::app::effect::Effect;
 use crate::app::form::Did;
@@ -54,6 +54,7 @@ fn press(m: &mut Model, column: u16, row: u16) -> Vec<Effect> {
                 (Pane::Tree, true) => run(m, Action::Open),
                 (Pane::Chain, true) => run(m, Action::OpenLayer),
                 (Pane::States, true) => run(m, Action::OpenImage),
+                (_, true) => inside::double(m, pane),
                 _ => Vec::new(),
             }
         }

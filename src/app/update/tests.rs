@@ -70,7 +70,7 @@ fn the_filter_counts_live_and_esc_goes_back_exactly_one_level() {
     keys(&mut m, "N");
     assert_eq!(on(&m), "web-02.qcow2");
     let effects = keys(&mut m, "enter");
-    assert!(matches!(effects.as_slice(), [Effect::LoadPage(r)] if r.path.ends_with("web-02.qcow2")));
+    assert!(matches!(effects.as_slice(), [Effect::LoadPage(r), Effect::Look(_)] if r.path.ends_with("web-02.qcow2")));
     assert_eq!(m.screen, Screen::Image);
     keys(&mut m, "esc");
     assert_eq!((m.screen, m.library.matched), (Screen::Library, 3), "the filter stays");
@@ -175,7 +175,7 @@ fn a_click_selects_a_second_opens_and_the_wheel_scrolls() {
     assert_eq!(on(&m), "debian-12-base.qcow2");
     m.now.ms += 100;
     let effects = update(&mut m, Message::Mouse(Mouse::Press, 10, 5));
-    assert!(matches!(effects.as_slice(), [Effect::LoadPage(_)]), "{effects:?}");
+    assert!(matches!(effects.as_slice(), [Effect::LoadPage(_), Effect::Look(_)]), "{effects:?}");
     assert_eq!(m.screen, Screen::Image);
     let mut m = start();
     m.library.scroll.height = 3;

@@ -1,6 +1,7 @@
-//! Background threads that call the engine: the library's, the image page's, the map's, the snapshots', and the jobs' runner. They
+//! Background threads that call the engine: the library's, the image page's, the map's, the guest's, the snapshots', and the jobs' runner. They
 //! take typed requests and answer with messages; none of them draws, and no key waits for them.
 
+pub mod guest;
 pub mod image;
 pub mod jobs;
 pub mod latest;

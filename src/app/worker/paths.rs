@@ -25,6 +25,11 @@ pub fn look(check: &PathCheck) -> Remark {
     let found = match &check.role {
         Role::New(others) => new_file(&check.path, others),
         Role::Existing => existing(&check.path),
+        Role::Free => match std::fs::symlink_metadata(&check.path) {
+            Ok(meta) if meta.is_dir() => Ok((Level::Info, "goes into this folder, under its own name".into())),
+            Ok(_) => Err("it is there already; nothing is replaced".into()),
+            Err(_) => new_file(&check.path, &[]),
+        },
     };
     match found {
         Ok((level, text)) => remark(level, text),

@@ -77,6 +77,7 @@ mod tests {
         let job = |n: u64| Finished {
             title: format!("convert {n}"),
             verb: "convert".into(),
+            sort: "convert".into(),
             state: JobState::Failed,
             error: Some("read, /x: it\nbroke".into()),
             ended: n,

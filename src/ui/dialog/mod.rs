@@ -15,7 +15,7 @@ use super::{Canvas, frame};
 use crate::app::hits::Hit;
 use crate::app::input::Input;
 use crate::app::layer::{Confirm, Layer, QUIT_CHOICES};
-use crate::engine::units::printable;
+use crate::engine::units::{printable, printable_bytes};
 
 /// Draws a layer over the whole screen's area.
 pub fn draw(c: &mut Canvas<'_>, screen: Rect, layer: &Layer) {
@@ -25,6 +25,7 @@ pub fn draw(c: &mut Canvas<'_>, screen: Rect, layer: &Layer) {
         Layer::Help(h) => help::draw(c, screen, h),
         Layer::Palette(p) => palette::draw(c, screen, p),
         Layer::Form(form) => form::draw(c, screen, form),
+        Layer::Search(text) => search(c, screen, text),
         Layer::GoTo(text, why) => go_to(c, screen, text, why.as_deref()),
         Layer::Confirm(question) => confirm(c, screen, question),
         Layer::Quit(at) => quit(c, screen, *at),
@@ -79,6 +80,15 @@ fn go_to(c: &mut Canvas<'_>, screen: Rect, typed: &Input, why: Option<&str>) {
         None => c.put(area, 0, 2, "10G, 512M, 0x1f0000 or plain bytes", Role::Dim),
     };
     hints(c, area, 3, &[("Enter", "go"), ("Esc", "back")]);
+}
+
+fn search(c: &mut Canvas<'_>, screen: Rect, typed: &Input) {
+    let area = open(c, screen, 60, 6, "Search the guest");
+    c.put(area, 0, 0, "name:", Role::Dim);
+    input(c, area, 6, 0, typed, true);
+    let folder = printable_bytes(&c.m.inside.folder);
+    c.put(area, 0, 2, &format!("any part of a name, in {folder} and below"), Role::Dim);
+    hints(c, area, 3, &[("Enter", "search"), ("Esc", "back")]);
 }
 
 fn quit(c: &mut Canvas<'_>, screen: Rect, at: usize) {

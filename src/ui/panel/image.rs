@@ -13,6 +13,7 @@ use crate::app::worker::image::PageData;
 use crate::engine::Health;
 use crate::engine::extents::Cell;
 use crate::engine::format::probe::Confidence;
+use crate::engine::guest::ready::Answer;
 use crate::engine::units::printable;
 use crate::ui::pen::{fit, paint_row, put_line, put_right};
 use crate::ui::text::{ago, count, cut, cut_front, cut_middle, date, duration, grouped, path, percent, size, size_words, wrap};
@@ -95,9 +96,13 @@ fn panes(c: &mut Canvas<'_>, area: Rect) {
         }
         facts(c, Rect { width: left, ..area }, &data);
         let map = if right.height >= 18 { 6 } else { 0 };
-        let top = chain.min((right.height - map) * 3 / 5).max(4.min(right.height));
+        let inside = if right.height >= 28 { 8 } else { 0 };
+        let top = chain.min((right.height - map - inside) * 3 / 5).max(4.min(right.height));
         self::chain(c, Rect { height: top, ..right }, &data);
-        snapshots(c, Rect { y: right.y + top, height: right.height - top - map, ..right }, &data);
+        snapshots(c, Rect { y: right.y + top, height: right.height - top - map - inside, ..right }, &data);
+        if inside > 0 {
+            guest(c, Rect { y: right.y + right.height - map - inside, height: inside, ..right });
+        }
         if map > 0 {
             strip(c, Rect { y: right.y + right.height - map, height: map, ..right });
         }
@@ -289,6 +294,68 @@ fn chain(c: &mut Canvas<'_>, area: Rect, data: &PageData) {
             c.look.style(Role::Dim),
         );
     }
+}
+
+/// Who is inside, in a few lines; the screen Inside tells it all.
+fn guest(c: &mut Canvas<'_>, area: Rect) {
+    let key = |action, screen| {
+        let row = Command::of(action, screen);
+        row.and_then(|r| c.m.keymap.keys(r).first().map(ToString::to_string)).unwrap_or_default()
+    };
+    let (inside, ready) = (key(Action::Go(Screen::Inside), Screen::Image), key(Action::Go(Screen::Ready), Screen::Image));
+    frame::heading(c, area, 0, "Inside", &format!("{inside} looks inside, {ready} says where it is ready for"), false);
+    let body = Rect { x: area.x + 1, y: area.y + 1, width: area.width.saturating_sub(2), height: area.height - 1 };
+    c.hits.add(body, Hit::Run(Action::Go(Screen::Inside)));
+    let Some(look) = c.m.inside.seen().filter(|_| c.m.inside.path == c.m.page.path).cloned() else {
+        let why = match &c.m.inside.look {
+            Some(Err(e)) => printable(e.why()),
+            _ => format!("looking inside{}", c.look.symbols.ellipsis),
+        };
+        c.put(body, 0, 0, &cut(&why, usize::from(body.width), c.look.symbols.ellipsis), Role::Dim);
+        return;
+    };
+    super::inside::strip(c, Rect { height: 1, ..body }, &look);
+    let s = c.look.symbols;
+    let holds: Vec<String> = look
+        .volumes
+        .iter()
+        .map(|v| {
+            let at = if v.at.is_empty() { String::new() } else { format!(" {}", v.at) };
+            let holds = if v.holds.is_empty() { &v.kind } else { &v.holds };
+            format!("{} {} {}{at}", printable(&v.name), holds, size(v.len))
+        })
+        .collect();
+    let fact = |what: &str| look.facts.iter().find(|f| f.what == what).map(|f| f.value.clone());
+    let all = |what: &str| look.facts.iter().filter(|f| f.what == what).count();
+    let named = |what: &str, label: &str| fact(what).map(|v| format!("{label}{v}"));
+    let who = [fact("os"), named("hostname", "host "), fact("architecture"), named("kernel", "kernel ")];
+    let runs = [fact("init"), named("cloud-init", "cloud-init "), named("agent", ""), named("sshd", ""), named("firewall", "")];
+    let keeps =
+        [("host-key", "host key"), ("mac", "kept MAC"), ("user", "user with a shell"), ("authorized-keys", "authorized key")]
+            .map(|(what, name)| (all(what) > 0).then(|| count(all(what), name)));
+    let ready: Vec<String> = look
+        .readiness
+        .iter()
+        .map(|r| {
+            let sign = match r.answer() {
+                Answer::No => s.bad,
+                Answer::Unknown => "?",
+                _ => s.good,
+            };
+            format!("{sign} {}", r.target.entry().title)
+        })
+        .collect();
+    let join = |parts: Vec<Option<String>>| parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let lines = match (&look.error, look.found) {
+        (Some(e), _) => vec![printable(&e.text)],
+        (None, false) => vec![holds.join("  "), "no root filesystem of a Linux guest was found".into()],
+        (None, true) => vec![holds.join("  "), join(who.to_vec()), join(runs.to_vec()), join(keeps.to_vec())],
+    };
+    for (y, line) in (1..body.height.saturating_sub(1)).zip(&lines) {
+        c.put(body, 0, y, &cut(line, usize::from(body.width), s.ellipsis), if y == 2 { Role::Strong } else { Role::Text });
+    }
+    let last = u16::try_from(lines.len() + 1).unwrap_or(u16::MAX);
+    c.put(body, 0, last, &cut(&ready.join("  "), usize::from(body.width), s.ellipsis), Role::Dim);
 }
 
 /// The whole disk in a few rows: enough to see where it is full. The map shows it closely.

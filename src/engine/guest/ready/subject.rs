@@ -30,6 +30,8 @@ pub enum Firmware {
 
 /// What was seen inside.
 pub struct Inside {
+    /// The guest itself.
+    pub guest: Guest,
     /// Who the guest is; empty when no root filesystem was found.
     pub identity: Identity,
     /// A root filesystem was found.
@@ -168,6 +170,7 @@ impl Inside {
             machine_id_empty: guest.read_file("/etc/machine-id").ok().map(|b| b.iter().all(u8::is_ascii_whitespace)),
             host_keys: identity.all("host-key").map(|f| f.from.clone()).collect(),
             identity,
+            guest,
         })
     }
 }
