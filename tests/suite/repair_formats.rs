@@ -17,7 +17,7 @@ use cowshed::engine::io::gate::Gate;
 use cowshed::engine::io::memory::Memory;
 use cowshed::engine::ops::check::tools;
 
-use crate::common::{content, cowshed, create, dir, noise, s};
+use crate::common::{content, cowshed, create, dir, noise, qemu_img, qemu_io, s};
 
 fn le32(f: &File, at: u64) -> u32 {
     let mut b = [0; 4];
@@ -271,4 +271,22 @@ fn what_cannot_be_told_is_left_alone() {
         assert!(String::from_utf8_lossy(&out.stderr).contains("not mended"), "{what}: {out:?}");
         assert!(std::fs::read(&image).unwrap() == before, "{what}");
     }
+}
+
+#[test]
+fn the_extents_of_a_split_disk_are_mended_one_by_one() {
+    let d = dir();
+    let (disk, extent) = (d.path().join("s.vmdk"), d.path().join("s-s002.vmdk"));
+    qemu_img(&format!("create -q -f vmdk -o subformat=twoGbMaxExtentSparse {} 3G", s(&disk)));
+    qemu_io("vmdk", &disk, &["write -P 1 0 1M", "write -P 2 2500M 1M"]);
+    let f = File::options().read(true).write(true).open(&extent).unwrap();
+    put(&f, at(&f, at(&f, 48)) + 64, &[1, 2, 3, 0]);
+    let out = cowshed(&["check", "-r", "all", s(&disk)]);
+    assert_eq!(out.status.code(), Some(2), "{out:?}");
+    assert!(String::from_utf8_lossy(&out.stderr).contains("on that file"), "{out:?}");
+    let out = cowshed(&["check", "-r", "all", s(&extent)]);
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    let out = cowshed(&["check", s(&disk)]);
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && !said.contains("content id"), "{said}");
 }
