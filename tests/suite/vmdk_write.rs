@@ -439,7 +439,9 @@ fn growing_a_child_reveals_nothing_of_a_longer_parent() {
 fn split_and_foreign_disks_say_why_they_are_not_changed() {
     let d = dir();
     let writer = create(d.path(), &spec(3 << 30, "a.vmdk", "subformat=twoGbMaxExtentSparse")).unwrap();
+    // Other files are needed for that, and the writer alone cannot make them.
     assert_eq!(writer.resize(4 << 30).unwrap_err().kind(), ErrorKind::Unsupported);
+    drop(writer);
     std::fs::write(d.path().join("f.bin"), [5; 1024]).unwrap();
     let path = d.path().join("c.vmdk");
     std::fs::write(
@@ -887,4 +889,91 @@ fn a_stream_is_resized_by_writing_it_anew() {
     assert_eq!(left.len(), 2, "{left:?}");
     let out = cowshed(&["resize", "--move-gpt", "-f", "vmdk", s(&path), "9M"]);
     assert!(out.status.code() == Some(1) && String::from_utf8_lossy(&out.stderr).contains("hint:"), "{out:?}");
+}
+
+#[test]
+fn split_disks_grow_and_shrink_in_their_files() {
+    const GIB: u64 = 1 << 30;
+    for (subformat, letter) in [("twoGbMaxExtentSparse", 's'), ("twoGbMaxExtentFlat", 'f')] {
+        let d = dir();
+        let path = d.path().join("a.vmdk");
+        let writer = create(d.path(), &spec(GIB, "a.vmdk", &format!("subformat={subformat}"))).unwrap();
+        let mark = |writer: &dyn DiskWriter, at: u64| writer.write(at, &noise(at | 1, 4096)).unwrap();
+        for at in [0, GIB - 4096] {
+            mark(writer.as_ref(), at);
+        }
+        writer.finish().unwrap();
+        drop(writer);
+        let files = || {
+            let mut all: Vec<_> =
+                std::fs::read_dir(d.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            all.sort();
+            all
+        };
+        let names = |n: usize| {
+            let mut all: Vec<_> = (1..=n).map(|i| format!("a-{letter}{i:03}.vmdk")).collect();
+            all.push("a.vmdk".into());
+            all
+        };
+        // What was written stays, what is new is zero: as cowshed reads it and as qemu-img compares it with a raw model.
+        let model =
+            std::fs::File::options().create(true).truncate(true).read(true).write(true).open(d.path().join("model")).unwrap();
+        use std::os::unix::fs::FileExt;
+        let mut marks = vec![0, GIB - 4096];
+        marks.iter().for_each(|at| model.write_all_at(&noise(at | 1, 4096), *at).unwrap());
+        let mut id = cid(&path);
+        for (to, extents) in
+            [(GIB + 512, 1), (5 * GIB, 3), (3 * GIB, 2), (3 * GIB + 65536, 2), (GIB / 2, 1), (2 * GIB, 1), (4 * GIB + 512, 3)]
+        {
+            let out = cowshed(&["resize", "--shrink", "-f", "vmdk", s(&path), &to.to_string()]);
+            assert!(out.status.success(), "{subformat} {to}: {}", String::from_utf8_lossy(&out.stderr));
+            let there: Vec<_> = files().into_iter().filter(|f| f != "model").collect();
+            assert_eq!(there, names(extents), "{subformat} {to}");
+            model.set_len(to).unwrap();
+            marks.retain(|at| at + 4096 <= to);
+            qemu_img(&format!("compare -q -f raw -F vmdk {} {}", s(&d.path().join("model")), s(&path)));
+            let chain = cowshed::engine::chain::Chain::open(&path, &Default::default()).unwrap();
+            let disk = chain.disk().unwrap();
+            assert_eq!(disk.size(), to);
+            for at in &marks {
+                let mut got = vec![0; 4096];
+                cowshed::engine::io::ReadAt::read_at(&disk, *at, &mut got).unwrap();
+                let mut want = vec![0; 4096];
+                model.read_exact_at(&mut want, *at).unwrap();
+                assert!(got == want, "{subformat} {to}: the mark at {at}");
+            }
+            assert_ne!(std::mem::replace(&mut id, cid(&path)), id, "the content id is a new one");
+            // The end is written, so that what a shrink leaves behind would be seen by the next growth.
+            let writer = reopen(&path, None).unwrap();
+            let at = to - 4096;
+            mark(writer.as_ref(), at);
+            writer.finish().unwrap();
+            model.write_all_at(&noise(at | 1, 4096), at).unwrap();
+            marks.push(at);
+            id = cid(&path);
+        }
+    }
+}
+
+#[test]
+fn a_split_disk_cut_short_while_it_changed_is_tidied() {
+    let d = dir();
+    let path = d.path().join("a.vmdk");
+    let writer = create(d.path(), &spec(3 << 20, "a.vmdk", "subformat=twoGbMaxExtentSparse")).unwrap();
+    writer.write(0, &noise(1, 3 << 20)).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    // Two extents, the second of which holds more than its line says: as a cut between the new descriptor and the tidying leaves it.
+    std::fs::copy(d.path().join("a-s001.vmdk"), d.path().join("a-s002.vmdk")).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let line = text.lines().find(|l| l.starts_with("RW")).unwrap();
+    let second = line.replace("s001", "s002").replace("6144", "2048");
+    std::fs::write(&path, text.replace(line, &format!("{line}\n{second}"))).unwrap();
+    let mut want = noise(1, 3 << 20);
+    want.extend(&noise(1, 3 << 20)[..1 << 20]);
+    assert!(content(&path) == want);
+    let out = cowshed(&["resize", "-f", "vmdk", s(&path), "6M"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    want.resize(6 << 20, 0);
+    assert!(content(&path) == want && qemu_content("vmdk", &path) == want, "what was cut off shows again");
 }

@@ -253,6 +253,20 @@ pub trait DiskWriter: Send + Sync {
         Err(Error::unsupported("this format cannot be resized in place"))
     }
 
+    /// True when a disk of `size` bytes needs other files than it has, or fewer: [`DiskWriter::resize_split`] makes the change then.
+    fn is_split(&self, size: u64) -> bool {
+        let _ = size;
+        false
+    }
+
+    /// Prepares another size of a disk that is split over several files: `files` are new ones beside the old, the image file itself
+    /// among them, and nothing refers to them yet. The caller gives them their names, opens the image again, calls
+    /// [`DiskWriter::resize`] with the size it then has, which tidies up, and removes the files named in the answer.
+    fn resize_split(&self, size: u64, files: &dyn NewFiles) -> Result<Vec<String>> {
+        let _ = (size, files);
+        Err(Error::unsupported("this disk is not split over several files"))
+    }
+
     /// Reserves host space, as `how` says, for the guest bytes from `from` to the end of the disk, which read as zeros. Asked after
     /// [`DiskWriter::resize`], so that what fails or is cut short leaves a disk of the new size with less reserved; asked with the
     /// end of the disk it reserves nothing and only says whether it could.

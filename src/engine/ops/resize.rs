@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::dd::copy;
 use super::dependents::{self, Dependents};
+use super::edit::{self, Editing};
 use super::plan::{Estimate, Plan, PlanFile, Space, Undo};
 use super::stage::Stage;
-use super::{Operation, Outcome, edit};
+use super::{Operation, Outcome};
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Format;
@@ -169,6 +170,44 @@ impl Resize {
         Ok(found)
     }
 
+    /// Gives a disk that is split over several files another size: new extents and a new image file take their names at once.
+    fn split(&self, editing: Editing, old: u64, new: u64, job: &JobContext) -> Result<Outcome> {
+        let spec = &self.spec;
+        if spec.preallocation != Preallocation::Off {
+            return Err(Error::unsupported("nothing can be reserved in a split disk").op("resize").path(&spec.image));
+        }
+        // What an interrupted change left goes first.
+        editing.writer.resize(old).op("resize").path(&spec.image)?;
+        if new < old {
+            self.move_gpt(&editing, new)?;
+        }
+        let stage = Stage::new(&spec.image, Vec::new())?;
+        let gone = editing.writer.resize_split(new, &stage).op("resize").path(&spec.image)?;
+        let gone = gone.iter().map(|n| spec.gate().locate(&spec.image, n)).collect::<Result<Vec<_>>>()?;
+        job.finishing()?;
+        let made = stage.commit()?;
+        drop(editing);
+        let editing = edit::open(&spec.image, spec.format, &spec.gate())?;
+        editing.writer.resize(new).op("resize").path(&spec.image)?;
+        if new > old {
+            self.move_gpt(&editing, new)?;
+        }
+        editing.writer.finish()?;
+        for path in gone {
+            std::fs::remove_file(&path).op("remove an extent that is no longer used").path(&path)?;
+        }
+        Ok(Outcome { summary: format!("{} has {new} bytes now", spec.image.display()), made })
+    }
+
+    /// Moves the backup GPT of the guest to the end of `size` bytes, if that was asked for.
+    fn move_gpt(&self, editing: &Editing, size: u64) -> Result<()> {
+        if !self.spec.move_gpt {
+            return Ok(());
+        }
+        let edits = move_backup(&editing.guest(), size).and_then(|edits| edits.unwrap_or_default().apply(&editing.guest()));
+        edits.op("move the backup GPT").path(&self.spec.image)
+    }
+
     /// Writes an image of another size beside the old one, with `options`, and puts it in its place when it is complete.
     fn rewrite(&self, chain: &Chain, options: Vec<(String, String)>, job: &JobContext) -> Result<Outcome> {
         let spec = &self.spec;
@@ -272,13 +311,12 @@ impl Operation for Resize {
         let old = writer.size();
         let new = spec.target(old)?;
         self.dependents(&chain, new)?;
+        if writer.is_split(new) {
+            return self.split(editing, old, new, job);
+        }
         // The backup is moved inside before the end goes, and to the end when that is there: the table is whole at any moment.
-        let move_gpt = || match move_backup(&editing.guest(), new)? {
-            Some(edits) if spec.move_gpt => edits.apply(&editing.guest()),
-            _ => Ok(()),
-        };
         if new < old {
-            move_gpt().op("move the backup GPT").path(&spec.image)?;
+            self.move_gpt(&editing, new)?;
         }
         // Of nothing, before anything is changed: a format that cannot reserve says so here.
         writer.preallocate(old, spec.preallocation).op("reserve space").path(&spec.image)?;
@@ -287,7 +325,7 @@ impl Operation for Resize {
         if new > old {
             job.progress.set_phase("reserving space");
             writer.preallocate(old, spec.preallocation).op("reserve space").path(&spec.image)?;
-            move_gpt().op("move the backup GPT").path(&spec.image)?;
+            self.move_gpt(&editing, new)?;
         }
         writer.finish()?;
         Ok(Outcome { summary: format!("{} has {new} bytes now", spec.image.display()), made: Vec::new() })

@@ -7,7 +7,8 @@
 //! 3. the image file gets its name: the image is complete;
 //! 4. the folder is flushed: the names are durable too.
 //!
-//! An old image of several files that is replaced loses its image file before step 2, so that it never stands on new extents.
+//! An old image of several files that is replaced, extents and all, loses its image file before step 2, so that it never stands on
+//! new extents.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -167,7 +168,7 @@ impl Stage {
     pub fn commit(self) -> Result<Vec<PathBuf>> {
         self.flush()?;
         let files = std::mem::take(&mut *self.files());
-        if files.len() > 1 && self.target.is_file() {
+        if files.iter().skip(1).any(|f| f.to.exists()) && self.target.is_file() {
             std::fs::remove_file(&self.target).op("replace").path(&self.target)?;
         }
         let renamed = files.iter().rev().try_for_each(|f| std::fs::rename(&f.partial, &f.to).op("rename").path(&f.to));

@@ -40,8 +40,7 @@ impl Text<'_> {
         }
         out.push_str("\n# Extent description\n");
         for (len, kind, name) in self.extents {
-            let offset = if *kind == "FLAT" { " 0" } else { "" };
-            out.push_str(&format!("RW {} {kind} \"{}\"{offset}\n", len / SECTOR, plain(name)?));
+            out.push_str(&extent_line(*len, kind, name)?);
         }
         out.push_str(&format!(
             "\n# The Disk Data Base\n#DDB\n\nddb.virtualHWVersion = \"{}\"\nddb.geometry.cylinders = \"{}\"\n\
@@ -90,10 +89,23 @@ pub(super) fn with_parent(old: &[u8], cid: u32, name: Option<&str>) -> Result<Ve
     if found { Ok(out) } else { Err(Error::corrupt("its descriptor has no line parentCID").op("change the parent")) }
 }
 
+fn extent_line(len: u64, kind: &str, name: &str) -> Result<String> {
+    let offset = if kind == "FLAT" { " 0" } else { "" };
+    Ok(format!("RW {} {kind} \"{}\"{offset}\n", len / SECTOR, plain(name)?))
+}
+
 /// The raw text `old` with `len` guest bytes in its only extent line. Nothing else moves but what follows the number.
 ///
 /// Errors: it has not exactly one extent line.
 pub(super) fn with_size(old: &[u8], len: u64) -> Result<Vec<u8>> {
+    with_extents(old, 1, &[len], &[])
+}
+
+/// The raw text `old`, which has `had` extent lines, with `lens` guest bytes in the first of them, without the others, and with
+/// lines for `added` extents (guest bytes, type, file name) behind them.
+///
+/// Errors: it has another number of extent lines; a name that a descriptor cannot hold.
+pub(super) fn with_extents(old: &[u8], had: usize, lens: &[u64], added: &[(u64, &str, String)]) -> Result<Vec<u8>> {
     let old = crate::engine::io::bytes::until_nul(old);
     let mut out = Vec::with_capacity(old.len() + 20);
     let mut found = 0;
@@ -105,18 +117,29 @@ pub(super) fn with_size(old: &[u8], len: u64) -> Result<Vec<u8>> {
         });
         match number {
             Some((start, digits)) => {
+                if let Some(len) = lens.get(found) {
+                    out.extend_from_slice(line.get(..start).unwrap_or_default());
+                    out.extend_from_slice((len / SECTOR).to_string().as_bytes());
+                    out.extend_from_slice(line.get(start + digits..).unwrap_or_default());
+                }
                 found += 1;
-                out.extend_from_slice(line.get(..start).unwrap_or_default());
-                out.extend_from_slice((len / SECTOR).to_string().as_bytes());
-                out.extend_from_slice(line.get(start + digits..).unwrap_or_default());
+                if found == had && !added.is_empty() {
+                    // The last line of a text may have no end.
+                    if !out.ends_with(b"\n") {
+                        out.push(b'\n');
+                    }
+                    for (len, kind, name) in added {
+                        out.extend_from_slice(extent_line(*len, kind, name)?.as_bytes());
+                    }
+                }
             }
             None => out.extend_from_slice(line),
         }
     }
-    if found == 1 {
+    if found == had {
         return Ok(out);
     }
-    Err(Error::unsupported(format!("the descriptor has {found} extent lines that can be changed, and one is needed")))
+    Err(Error::unsupported(format!("the descriptor has {found} extent lines that can be changed, and {had} are needed")))
 }
 
 #[cfg(test)]
@@ -149,5 +172,12 @@ mod tests {
         assert_eq!(with_size(old, 1 << 20).unwrap(), b"a=1\r\nRW 2048 SPARSE \"x RW 7\"\r\nddb.x = \"1\"\r\n");
         assert!(with_size(b"RW 1 ZERO\nRW 2 ZERO\n", 512).is_err());
         assert!(with_size(b"", 512).is_err());
+        let two = b"RW 5 FLAT \"a\" 0\nRW 6 FLAT \"b\" 0\nddb.x=1\n";
+        let more = [(1024, "FLAT", "c".to_string())];
+        assert_eq!(
+            with_extents(two, 2, &[2560, 4096], &more).unwrap(),
+            b"RW 5 FLAT \"a\" 0\nRW 8 FLAT \"b\" 0\nRW 2 FLAT \"c\" 0\nddb.x=1\n"
+        );
+        assert_eq!(with_extents(two, 2, &[512], &[]).unwrap(), b"RW 1 FLAT \"a\" 0\nddb.x=1\n");
     }
 }

@@ -22,9 +22,9 @@ pub(super) const PER_TABLE: u64 = 512;
 /// Sectors kept for an embedded descriptor. Others append lines to it, so it is far longer than what stands in it.
 pub(super) const DESCRIPTOR_SECTORS: u64 = 20;
 /// Bytes of one extent of a split disk.
-const SPLIT: u64 = 0x8000_0000;
+pub(super) const SPLIT: u64 = 0x8000_0000;
 /// Extents a split disk may have: as many as the reader takes.
-const MAX_SPLIT: u64 = 1000;
+pub(super) const MAX_SPLIT: u64 = 1000;
 
 /// Makes a new disk.
 ///
@@ -127,7 +127,7 @@ fn extents(spec: &CreateSpec, chosen: &options::Chosen, size: u64) -> Result<(&'
 
 /// Lays out an empty sparse extent: header, descriptor, redundant directory and tables, directory and tables, all tables there so
 /// that a grain costs one write later. The byte where grains begin.
-fn sparse_file(dev: &WriteDevice, size: u64, text: Option<&str>, zeroed_grain: bool) -> Result<u64> {
+pub(super) fn sparse_file(dev: &WriteDevice, size: u64, text: Option<&str>, zeroed_grain: bool) -> Result<u64> {
     let tables = (size / SECTOR).div_ceil(GRAIN * PER_TABLE);
     let table_sectors = (PER_TABLE * 4).div_ceil(SECTOR);
     let directory_sectors = (tables * 4).div_ceil(SECTOR);

@@ -28,6 +28,7 @@ mod reparent;
 mod resize;
 mod sesparse;
 mod sparse;
+mod split;
 mod stream;
 mod streamout;
 mod writer;

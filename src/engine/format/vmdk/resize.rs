@@ -14,6 +14,7 @@ use super::grains::Grains;
 use super::hosted::{Hosted, Under};
 use super::image;
 use super::sparse::Header;
+use super::split;
 use super::writer::{Open, Target, Writer, target};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::{Source, write::DiskWriter};
@@ -30,10 +31,14 @@ pub(super) fn resize(writer: &Writer, size: u64) -> Result<()> {
     let size = round_up(size, SECTOR).filter(|&s| s <= i64::MAX as u64).ok_or_else(|| Error::usage("the size is too large"))?;
     writer.flush()?;
     let mut open = writer.disk.write().unwrap_or_else(PoisonError::into_inner);
-    if size == open.image.size {
-        return Ok(());
+    // What an interrupted change left beyond the end must not show again.
+    if split::is_numbered(&open.image) && tidy(writer, &open)? {
+        reload(writer, &mut open, None)?;
     }
     let image = open.image.clone();
+    if size == image.size {
+        return Ok(());
+    }
     let ([part], [how]) = (image.parts.as_slice(), open.parts.as_slice()) else {
         return Err(Error::unsupported("a disk of several extents cannot be resized in place")
             .hint("convert it with the new size, or to a one-file sub-format"));
@@ -49,8 +54,9 @@ pub(super) fn resize(writer: &Writer, size: u64) -> Result<()> {
             let (hosted, grains) = (hosted.clone(), grains.clone());
             writer.renew_cid()?;
             let done = match size > part.len {
-                true => grow(writer, &open, &hosted, &grains, size),
-                false => shrink(writer, &open, &hosted, &grains, size),
+                true => grow(writer, &open, &hosted, &grains, size)
+                    .and_then(|next| describe(writer, &open, size).map(|()| next).map_err(|e| (e, true))),
+                false => shrink(writer, &open, &hosted, &grains, size, || describe(writer, &open, size)),
             };
             match done {
                 Ok(next) => next,
@@ -65,16 +71,40 @@ pub(super) fn resize(writer: &Writer, size: u64) -> Result<()> {
         (Target::Refused(e), _) => return Err(e.clone()),
         _ => return Err(Error::new(ErrorKind::Internal, "an extent that is neither flat nor sparse")),
     };
+    reload(writer, &mut open, Some(next))
+}
+
+/// Reads the disk anew; `next` is where grains go, where that is not the end of the extent.
+fn reload(writer: &Writer, open: &mut Open, next: Option<u64>) -> Result<()> {
     let Some(Some(dev)) = writer.files.first() else { return Err(Error::new(ErrorKind::Internal, "an image without a file")) };
     let path = dev.path().map(std::path::Path::to_path_buf).unwrap_or_default();
     let source = Source { dev: dev.clone(), path, gate: Gate::closed() };
-    let fresh = image::load(&source, &mut |name, _| match writer.files.get(1) {
+    // Opened in the order of their lines, as before.
+    let mut extents = writer.files.iter().skip(1);
+    let fresh = image::load(&source, &mut |name, _| match extents.next() {
         Some(Some(extent)) => Ok(extent.clone() as Device),
         _ => Err(Error::new(ErrorKind::Internal, format!("the extent '{name}' is not open"))),
     })?;
-    let parts = fresh.parts.iter().map(|p| target(p, &writer.files, &|_: &WriteDevice| next)).collect();
+    let end = |dev: &WriteDevice| next.unwrap_or_else(|| dev.len().next_multiple_of(SECTOR));
+    let parts = fresh.parts.iter().map(|p| target(p, &writer.files, &end)).collect();
     *open = Open { image: Arc::new(fresh), parts };
     Ok(())
+}
+
+/// Cuts off what the last extent of a split disk has beyond its line: what a change of size, or one that was interrupted, left.
+/// True when the extent is another now.
+fn tidy(writer: &Writer, open: &Open) -> Result<bool> {
+    let (Some(part), Some(how)) = (open.image.parts.last(), open.parts.last()) else { return Ok(false) };
+    match (how, &part.storage) {
+        (Target::Flat(dev, start), _) if dev.len() > start + part.len && part.line.as_ref().is_some_and(|l| l.offset == 0) => {
+            dev.set_len(start + part.len)?;
+            dev.flush().map(|()| true)
+        }
+        (Target::Sparse(hosted), Storage::Sparse(grains)) if grains.geometry.capacity > part.len => {
+            shrink(writer, open, hosted, grains, part.len, || Ok(())).map(|_| true).map_err(|(e, _)| e)
+        }
+        _ => Ok(false),
+    }
 }
 
 fn flat(writer: &Writer, open: &Open, dev: &WriteDevice, start: u64, size: u64) -> Result<()> {
@@ -109,9 +139,10 @@ fn describe(writer: &Writer, open: &Open, size: u64) -> Result<()> {
 }
 
 /// The byte where grains go from now on; or the error, and whether the header may have been changed.
-type Done = std::result::Result<u64, (Error, bool)>;
+pub(super) type Done = std::result::Result<u64, (Error, bool)>;
 
-fn grow(writer: &Writer, open: &Open, hosted: &Hosted, old: &Grains, size: u64) -> Done {
+/// Makes one sparse extent larger; its descriptor is the caller's.
+pub(super) fn grow(writer: &Writer, open: &Open, hosted: &Hosted, old: &Grains, size: u64) -> Done {
     let before = |e: Error| (e, false);
     let below = writer.below();
     let below = below.as_ref();
@@ -179,14 +210,13 @@ fn grow(writer: &Writer, open: &Open, hosted: &Hosted, old: &Grains, size: u64) 
         }
     })
     .map_err(|e| (e, true))?;
-    describe(writer, open, size).map_err(|e| (e, true))?;
     Ok(grown.next())
 }
 
-fn shrink(writer: &Writer, open: &Open, hosted: &Hosted, old: &Grains, size: u64) -> Done {
+fn shrink(writer: &Writer, open: &Open, hosted: &Hosted, old: &Grains, size: u64, describe: impl FnOnce() -> Result<()>) -> Done {
     let after = |e: Error| (e, true);
     switch(&hosted.dev, |h| h.capacity = size / SECTOR).map_err(after)?;
-    describe(writer, open, size).map_err(after)?;
+    describe().map_err(after)?;
     // From here on nothing refers to what was cut off: its entries go, its space goes back to the host.
     let end = old.geometry.capacity;
     let mut at = size.next_multiple_of(old.geometry.grain);

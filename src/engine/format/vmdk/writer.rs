@@ -15,7 +15,7 @@ use super::hosted::{Hosted, Under};
 use super::image::{self, Vmdk};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::Image;
-use crate::engine::format::write::{Below, DiskWriter, NewBacking, WriteSource};
+use crate::engine::format::write::{Below, DiskWriter, NewBacking, NewFiles, WriteSource};
 use crate::engine::io::{Device, WriteDevice, read_vec};
 use crate::engine::limits::MAX_DESCRIPTOR;
 use crate::engine::units::{KIB, SECTOR};
@@ -152,9 +152,7 @@ impl Writer {
     pub(super) fn renew_cid(&self) -> Result<()> {
         let mut stale = hold(&self.stale_cid);
         let (Some((at, digits)), Some(Some(dev))) = (*stale, self.files.first()) else { return Ok(()) };
-        let mask = u32::MAX.checked_shr(32u32.saturating_sub(4 * digits as u32)).unwrap_or(0);
-        let text = format!("{:0digits$x}", new_cid() & mask);
-        dev.write_at(at, text.as_bytes()).op("renew the content id")?;
+        dev.write_at(at, new_digits(digits).as_bytes()).op("renew the content id")?;
         dev.flush()?;
         *stale = None;
         Ok(())
@@ -185,6 +183,12 @@ impl Writer {
 
 fn hold<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The digits of a new content id, as many as the old one has.
+pub(super) fn new_digits(digits: usize) -> String {
+    let mask = u32::MAX.checked_shr(32u32.saturating_sub(4 * digits as u32)).unwrap_or(0);
+    format!("{:0digits$x}", new_cid() & mask)
 }
 
 /// A content id that means neither "none" nor what is reserved.
@@ -256,6 +260,12 @@ impl DiskWriter for Writer {
     }
     fn flush(&self) -> Result<()> {
         self.flush_tables(&self.open())
+    }
+    fn is_split(&self, size: u64) -> bool {
+        super::split::is_split(self, size)
+    }
+    fn resize_split(&self, size: u64, files: &dyn NewFiles) -> Result<Vec<String>> {
+        super::split::resize(self, size, files)
     }
     fn resize(&self, size: u64) -> Result<()> {
         super::resize::resize(self, size)
