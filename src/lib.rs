@@ -79,7 +79,8 @@
 //! # Where a thing belongs
 //!
 //! A new format: a folder under `engine/format` and a row in `FORMATS`. A new verb: a file in `cli` and a line in its list. A new
-//! command of the workbench: a row in `app/command.rs`, from which keys, footer, help and palette are made. A new rule of the house:
+//! command of the workbench: a row in `app/command.rs`, from which keys, footer, help and palette are made. A new dialog that starts a
+//! job: a `Recipe` in `app/form`, which brings fields, checks, the plan and the command line. A new rule of the house:
 //! a test in `tests/arch`.
 
 #[cfg(feature = "tui")]

@@ -15,7 +15,7 @@ pub use super::control::LogLine;
 use super::estimate::takes;
 use super::history::{self, Finished};
 use super::journal::Journal;
-use super::progress::{Bound, ProgressSnapshot, Sample};
+use super::progress::{ProgressSnapshot, Sample};
 use super::state::{JobEdge, JobId, JobState};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::ops::checking::Checked;
@@ -473,15 +473,6 @@ impl Runner {
 }
 
 fn view(id: JobId, job: &Job) -> JobView {
-    let mut progress = job.context.progress.snapshot(job.state == JobState::Done);
-    let limit = job.context.limit();
-    // Near enough to its limit that without it more would pass.
-    if limit > 0
-        && progress.bound.is_some()
-        && progress.read_rate.unwrap_or(0).max(progress.write_rate.unwrap_or(0)) >= limit / 5 * 4
-    {
-        progress.bound = Some(Bound::Limit);
-    }
     JobView {
         id,
         title: job.spec.title(),
@@ -490,9 +481,9 @@ fn view(id: JobId, job: &Job) -> JobView {
         why: job.why.clone(),
         key: job.context.key(),
         priority: job.priority,
-        limit,
+        limit: job.context.limit(),
         plan: job.plan.clone(),
-        progress,
+        progress: job.context.progress.snapshot(job.state == JobState::Done),
         outcome: job.outcome.clone(),
         error: job.error.clone(),
         submitted: job.submitted,
