@@ -290,3 +290,36 @@ fn the_extents_of_a_split_disk_are_mended_one_by_one() {
     let said = String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success() && !said.contains("content id"), "{said}");
 }
+
+#[test]
+fn whatever_is_damaged_a_repair_never_makes_it_worse() {
+    let d = dir();
+    for (n, case) in CASES.iter().enumerate().filter(|(n, _)| n % 5 == 0) {
+        let image = d.path().join(format!("x.{}", case.format));
+        sample(&image, case.format, case.options);
+        (case.damage)(&File::options().read(true).write(true).open(&image).unwrap());
+        let base = std::fs::read(&image).unwrap();
+        // Where numbers are: what is not zero at both ends of the file.
+        let (head, tail) = (base.len().min(400_000), base.len().saturating_sub(1024));
+        let filled: Vec<usize> = (0..head).chain(tail..base.len()).filter(|i| base[*i] != 0).take(20_000).collect();
+        for flips in noise(n as u64 + 3, 12 * 60).chunks(12) {
+            let mut bytes = base.clone();
+            for flip in flips.chunks(4).take(1 + usize::from(flips[0] % 3)) {
+                let at = usize::from(flip[0]) << 8 | usize::from(flip[1]);
+                bytes[filled[at % filled.len()]] ^= 1 << (flip[2] % 8);
+            }
+            let before = check(case.format, bytes.clone()).map(|r| r.count(Severity::Corruption));
+            let dev: WriteDevice = std::sync::Arc::new(Memory::new(bytes.clone()));
+            let _ = mend(case.format, &dev, Repair::All);
+            let mut after = vec![0; dev.len() as usize];
+            dev.read_at(0, &mut after).unwrap();
+            match before {
+                Ok(before) => {
+                    let now = check(case.format, after).map_or(u64::MAX, |r| r.count(Severity::Corruption));
+                    assert!(now <= before, "{}: {flips:?}: {now} faults, {before} before", case.label);
+                }
+                Err(_) => assert!(after == bytes, "{}: {flips:?}: what cannot be checked is not written", case.label),
+            }
+        }
+    }
+}
