@@ -30,8 +30,10 @@ impl CheckState {
     /// What is known of an image as it is now: the last check, if nothing was written since.
     pub fn of(&self, entry: &Entry) -> Option<&Checked> {
         let checked = self.found.get(&entry.path)?;
-        let same = checked.stamp.mtime_ns == entry.stamp.mtime_ns && checked.stamp.len == entry.stamp.len;
-        same.then_some(checked.as_ref())
+        let (then, now) = (checked.stamp, entry.stamp);
+        // The library may not have seen yet what was checked: only what it saw later counts against it.
+        let since = now.ctime_ns > then.ctime_ns && (now.mtime_ns, now.len) != (then.mtime_ns, then.len);
+        (!since).then_some(checked.as_ref())
     }
 }
 

@@ -645,6 +645,7 @@ fn a_check_is_a_job_whose_report_leads_to_repair() {
     keys(&mut m, "esc");
     let mut old = (*crate::app::fixture::checked(&m)).clone();
     old.stamp.mtime_ns -= 1;
+    old.stamp.ctime_ns -= 1;
     update(&mut m, Message::Checked(old.into()));
     assert!(keys(&mut m, "r").is_empty() && m.notice.take().unwrap().text.contains("written to since"));
     keys(&mut m, "esc");

@@ -70,7 +70,7 @@ impl Checking {
 
 /// What a report comes to, in a few words.
 pub fn verdict(report: &CheckReport) -> String {
-    let words = [(Severity::Corruption, "damaged"), (Severity::Leak, "lost"), (Severity::Unchecked, "not checked")];
+    let words = [(Severity::Corruption, "damaged"), (Severity::Leak, "units lost"), (Severity::Unchecked, "not checked")];
     let found = words.iter().filter_map(|(s, word)| Some((report.count(*s), word)).filter(|(n, _)| *n > 0));
     let found: Vec<String> = found.map(|(n, word)| format!("{n} {word}")).collect();
     if found.is_empty() { "nothing is wrong".into() } else { found.join(", ") }
