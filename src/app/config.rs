@@ -55,6 +55,19 @@ pub struct Config {
     pub notify: bool,
     /// Other keys for commands, by their ids.
     pub keys: Vec<(String, Vec<Key>)>,
+    /// Profiles for sanitising.
+    pub profiles: Vec<OwnProfile>,
+}
+
+/// A person's own set of sanitise operations.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OwnProfile {
+    /// Its name.
+    pub name: String,
+    /// Operations to do besides the default ones.
+    pub enable: Vec<String>,
+    /// Default ones to leave out.
+    pub disable: Vec<String>,
 }
 
 impl Default for Config {
@@ -69,6 +82,7 @@ impl Default for Config {
             watch: 3,
             notify: true,
             keys: Vec::new(),
+            profiles: Vec::new(),
         }
     }
 }
@@ -192,6 +206,15 @@ impl Config {
                 }
                 continue;
             }
+            if key == "sanitize" {
+                for (name, v) in value.as_table().into_iter().flatten() {
+                    match own_profile(name, v) {
+                        Ok(profile) => config.profiles.push(profile),
+                        Err(why) => wrong.push(format!("sanitize.{name}: {why}")),
+                    }
+                }
+                continue;
+            }
             match SETTINGS.iter().find(|s| s.key == key) {
                 Some(setting) => {
                     if let Err(why) = (setting.set)(&mut config, value) {
@@ -200,7 +223,7 @@ impl Config {
                 }
                 None => {
                     let mut names: Vec<_> = SETTINGS.iter().map(|s| s.key).collect();
-                    names.push("keys");
+                    names.extend(["keys", "sanitize"]);
                     wrong.push(format!("there is no setting '{key}'{}", did_you_mean(key, &names)));
                 }
             }
@@ -216,6 +239,7 @@ impl Config {
         for s in SETTINGS {
             out.push_str(&format!("\n# {}\n# {} = {}\n", s.doc, s.key, s.default));
         }
+        out.push_str("\n# Sets of sanitise operations: a table [sanitize.NAME] with the lists enable and disable. They are profiles then.\n");
         out.push_str("\n# Keys: a command's name, and one key or a list: \"x\", \"ctrl-x\", \"shift-tab\", \"f5\", \"pgdn\", \"space\".\n[keys]\n");
         for c in COMMANDS {
             let keys: Vec<_> = c.keys.iter().map(|k| format!("{k:?}")).collect();
@@ -223,6 +247,29 @@ impl Config {
         }
         out
     }
+}
+
+fn own_profile(name: &str, value: &toml::Value) -> Result<OwnProfile, String> {
+    use crate::engine::guest::sanitize::operations;
+    let table = value.as_table().ok_or("a table with enable and disable is wanted")?;
+    if let Some(odd) = table.keys().find(|k| *k != "enable" && *k != "disable") {
+        return Err(format!("there is no '{odd}' in it{}", did_you_mean(odd, &["enable", "disable"])));
+    }
+    let ids: Vec<&str> = operations::all().map(|o| o.id).collect();
+    let list = |key: &str| -> Result<Vec<String>, String> {
+        let words = table.get(key).and_then(|v| v.as_array()).map_or(&[][..], Vec::as_slice);
+        words
+            .iter()
+            .map(|w| {
+                let id = w.as_str().ok_or("an operation is text in quotes")?;
+                match ids.contains(&id) || id == "*" {
+                    true => Ok(id.to_string()),
+                    false => Err(format!("there is no operation '{id}'{}", did_you_mean(id, &ids))),
+                }
+            })
+            .collect()
+    };
+    Ok(OwnProfile { name: name.into(), enable: list("enable")?, disable: list("disable")? })
 }
 
 fn own_keys(id: &str, value: &toml::Value) -> Result<Vec<Key>, String> {
@@ -293,6 +340,15 @@ mod tests {
             std::fs::write(path, &text).unwrap();
         }
         assert_eq!(std::fs::read_to_string(path).unwrap(), text, "run the test with COWSHED_BLESS=1 to renew assets/config.toml");
+    }
+
+    #[test]
+    fn own_profiles_are_read() {
+        let (config, wrong) =
+            Config::parse("[sanitize.web]\nenable = ['passwords']\ndisable = ['logs']\n[sanitize.bad]\nenable = ['pasword']");
+        assert_eq!(wrong, ["sanitize.bad: there is no operation 'pasword'; did you mean 'passwords'?"]);
+        let own = OwnProfile { name: "web".into(), enable: vec!["passwords".into()], disable: vec!["logs".into()] };
+        assert_eq!(config.profiles, [own]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub struct Failure {
     why: String,
     hint: Option<String>,
     silent: bool,
+    refused: bool,
 }
 
 impl Failure {
@@ -27,6 +28,17 @@ impl Failure {
         if !self.silent {
             self.code = code;
         }
+        self
+    }
+
+    /// It is something that cowshed does not do, rather than something that went wrong.
+    pub(super) fn refused(&self) -> bool {
+        self.refused
+    }
+
+    /// The same failure with a hint, where it has none.
+    pub(super) fn or_hint(mut self, hint: &str) -> Self {
+        self.hint.get_or_insert_with(|| hint.to_string());
         self
     }
 
@@ -45,14 +57,15 @@ impl Failure {
             _ => None,
         };
         let hint = tip.or(choices).unwrap_or_else(|| format!("{command} --help shows how"));
-        Failure { code, why: format!("{place}{}", printable(&why.join(" "))), hint: Some(hint), silent: false }
+        Failure { code, why: format!("{place}{}", printable(&why.join(" "))), hint: Some(hint), silent: false, refused: false }
     }
 }
 
 impl From<Error> for Failure {
     fn from(e: Error) -> Self {
         let silent = e.errno() == Some(libc::EPIPE) && e.file().is_none();
-        Failure { code: if silent { 0 } else { 1 }, why: e.to_string(), hint: e.advice().map(str::to_string), silent }
+        let refused = e.kind() == crate::engine::error::ErrorKind::Unsupported;
+        Failure { code: if silent { 0 } else { 1 }, why: e.to_string(), hint: e.advice().map(str::to_string), silent, refused }
     }
 }
 

@@ -54,7 +54,8 @@ impl JobArgs {
         self.dry_run
     }
 
-    fn shown(&self, quiet: bool) -> Shown {
+    /// How progress is to be shown.
+    pub(super) fn shown(&self, quiet: bool) -> Shown {
         match self.progress.as_deref() {
             Some("json") => Shown::Json,
             _ if quiet => Shown::Nothing,
@@ -90,6 +91,11 @@ pub(super) fn print_plan(plan: &Plan, out: &mut Out) -> std::io::Result<()> {
 
 /// Runs one job to its end.
 pub(super) fn foreground(spec: JobSpec, shown: Shown, out: &mut Out) -> Result<u8, Failure> {
+    foreground_report(spec, shown, out).map(|(code, _)| code)
+}
+
+/// The same, with the report that the job left.
+pub(super) fn foreground_report(spec: JobSpec, shown: Shown, out: &mut Out) -> Result<(u8, Option<serde_json::Value>), Failure> {
     let options = RunnerOptions {
         parallel: 1,
         state_dir: state_dir(),
@@ -131,7 +137,7 @@ pub(super) fn foreground(spec: JobSpec, shown: Shown, out: &mut Out) -> Result<u
             for line in plans().flat_map(|p| p.losses.iter()).chain(also).filter(|_| !out.quiet) {
                 eprintln!("cowshed: warning: {}", printable(line));
             }
-            Ok(0)
+            Ok((0, runner.report(id)))
         }
         (_, Some(error)) => Err(error.into()),
         _ => {

@@ -80,6 +80,7 @@ verbs! {
     ready Ready,
     rebase Rebase,
     resize Resize,
+    sanitize Sanitize,
     scan Scan,
     snapshot Snapshot,
 }

@@ -40,6 +40,7 @@ mod ready;
 mod repair;
 mod repair_formats;
 mod resize;
+mod sanitize;
 mod snapshot_images;
 mod snapshots;
 mod vdi;

@@ -56,22 +56,24 @@ impl Volume {
             }
         }
     }
-    /// The volume of a writable `disk` (of the same content), to read and to write.
-    pub fn writable(&self, disk: WriteDevice) -> Option<WriteDevice> {
-        let dev = self.dev.clone()?;
-        Some(Arc::new(Placed { volume: self.clone(), dev, disk }))
+    /// The volume on another `disk` that is divided alike, for reading.
+    pub fn over(&self, disk: Device) -> Device {
+        Arc::new(Placed { volume: self.clone(), disk })
+    }
+    /// The same for reading and writing.
+    pub fn writable(&self, disk: WriteDevice) -> WriteDevice {
+        Arc::new(Placed { volume: self.clone(), disk })
     }
 }
 
-/// A volume on a writable disk.
-struct Placed {
+/// A volume on a disk.
+struct Placed<D: ?Sized> {
     volume: Volume,
-    /// Reads it; it must stand on the same disk.
-    dev: Device,
-    disk: WriteDevice,
+    disk: Arc<D>,
 }
 
-impl Placed {
+impl<D: ReadAt + ?Sized> Placed<D> {
+    /// Calls `act` with each part of `offset..offset + len`: bytes before it, where it lies on the disk, its length.
     fn each(&self, offset: u64, len: u64, mut act: impl FnMut(u64, u64, u64) -> Result<()>) -> Result<()> {
         if offset.checked_add(len).is_none_or(|end| end > self.volume.len) {
             return Err(past_end(self, offset, len));
@@ -87,22 +89,30 @@ impl Placed {
     }
 }
 
-impl ReadAt for Placed {
+impl<D: ReadAt + ?Sized> ReadAt for Placed<D> {
     fn len(&self) -> u64 {
         self.volume.len
     }
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.dev.read_at(offset, buf)
+        self.each(offset, buf.len() as u64, |done, place, n| {
+            self.disk.read_at(place, buf.get_mut(done as usize..(done + n) as usize).unwrap_or_default())
+        })
     }
     fn path(&self) -> Option<&Path> {
-        self.dev.path()
+        self.disk.path()
     }
     fn host_range(&self, offset: u64, max: u64) -> Result<HostRange> {
-        self.dev.host_range(offset, max)
+        let mut first = None;
+        self.volume.on_disk(offset, max, |place, n| {
+            first.get_or_insert((place, n));
+        });
+        let Some((place, n)) = first else { return Ok(HostRange { len: 1, hole: false }) };
+        let range = self.disk.host_range(place, n)?;
+        Ok(HostRange { len: range.len.min(n), ..range })
     }
 }
 
-impl WriteAt for Placed {
+impl WriteAt for Placed<dyn WriteAt> {
     fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
         self.each(offset, buf.len() as u64, |done, place, n| {
             self.disk.write_at(place, buf.get(done as usize..(done + n) as usize).unwrap_or_default())

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::bytes::is_zero;
 use super::overlay::{Overlay, PIECE};
 use super::{Device, HostRange, ReadAt, WriteAt, past_end};
 use crate::engine::error::{Error, Result};
@@ -14,7 +15,7 @@ pub enum Changed {
     Data,
     /// Reads as zeros now.
     Zero,
-    /// Sectors of a log that keep their cycle number and lose the rest (see [`Draft::stamp`]). Data may lie in it, and wins.
+    /// Sectors of a log that keep their cycle number and lose the rest (see [`Draft::stamp`]). Changed data may lie in it.
     Stamped,
 }
 
@@ -73,7 +74,8 @@ impl Draft {
         self.read().pieces() as u64 * PIECE
     }
     /// Wipes the sectors of an XFS log in `start..end` (multiples of 512): of each only its cycle number is left, by which the log's
-    /// end is found. A log is too large to keep in memory, so this is done while reading.
+    /// end is found. A log is too large to keep in memory, so this is done while reading, to what was
+    /// written there too.
     pub fn stamp(&self, start: u64, end: u64) {
         if start < end {
             self.stamps.write().unwrap_or_else(std::sync::PoisonError::into_inner).push((start, end));
@@ -88,17 +90,15 @@ impl Draft {
         for (start, stop) in self.stamps() {
             let mut at = offset.max(start) / SECTOR * SECTOR;
             while at < end.min(stop) {
-                if !over.has_piece(at) {
-                    let mut head = [0u8; 8];
-                    over.read_at(at, &mut head)?;
-                    let cycle = if head.starts_with(&RECORD) { head.get(4..8) } else { head.get(..4) }.unwrap_or_default();
-                    let mut sector = [0u8; SECTOR as usize];
-                    sector[..4].copy_from_slice(cycle);
-                    let (from, to) = (at.max(offset), (at + SECTOR).min(end));
-                    let new = sector.get((from - at) as usize..(to - at) as usize).unwrap_or_default();
-                    if let Some(part) = buf.get_mut((from - offset) as usize..(to - offset) as usize) {
-                        part.copy_from_slice(new);
-                    }
+                let mut head = [0u8; 8];
+                over.read_at(at, &mut head)?;
+                let cycle = if head.starts_with(&RECORD) { head.get(4..8) } else { head.get(..4) }.unwrap_or_default();
+                let mut sector = [0u8; SECTOR as usize];
+                sector[..4].copy_from_slice(cycle);
+                let (from, to) = (at.max(offset), (at + SECTOR).min(end));
+                let new = sector.get((from - at) as usize..(to - at) as usize).unwrap_or_default();
+                if let Some(part) = buf.get_mut((from - offset) as usize..(to - offset) as usize) {
+                    part.copy_from_slice(new);
                 }
                 at += SECTOR;
             }
@@ -162,12 +162,23 @@ impl WriteAt for Draft {
         self.check(offset, len)?;
         let (first, last) = (offset.next_multiple_of(PIECE), (offset + len) / PIECE * PIECE);
         let mut over = self.write();
+        // What is zero already is no change.
+        let mut edge = |at: u64, n: u64| -> Result<()> {
+            let mut now = vec![0; n as usize];
+            over.read_at(at, &mut now)?;
+            if is_zero(&now) {
+                return Ok(());
+            }
+            now.fill(0);
+            over.edit(at, &now)
+        };
         if first >= last {
-            return over.edit(offset, &vec![0; len as usize]);
+            return edge(offset, len);
         }
-        over.edit(offset, &vec![0; (first - offset) as usize])?;
+        edge(offset, first - offset)?;
+        edge(last, offset + len - last)?;
         over.zero(first, last);
-        over.edit(last, &vec![0; (offset + len - last) as usize])
+        Ok(())
     }
 }
 
@@ -191,8 +202,8 @@ mod tests {
         assert_eq!((&now[512..517], &now[1024..1030]), (&[0, 0, 0, 9, 0][..], &[7, 7, 7, 7, 0, 0][..]));
         assert_eq!(
             (&now[8192..8203], now[12287], now[12288]),
-            (&[5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 7][..], 7, 7),
-            "what was written wins"
+            (&[5, 5, 5, 5, 0, 0, 0, 0, 0, 0, 0][..], 0, 7),
+            "what was written too"
         );
         let mut part = vec![0; 700];
         draft.read_at(1100, &mut part).unwrap();

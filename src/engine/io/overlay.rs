@@ -70,7 +70,7 @@ impl Overlay {
         self.pieces.range(start..end.max(start)).map(|(at, _)| *at)
     }
     /// The piece around byte `at` is replaced.
-    pub fn has_piece(&self, at: u64) -> bool {
+    fn has_piece(&self, at: u64) -> bool {
         self.pieces.contains_key(&(at - at % PIECE))
     }
     /// What was changed at byte `at`: whether it is zeroed (rather than replaced), and for how many bytes on. `None`: not changed.

@@ -51,6 +51,7 @@ struct Inner {
     log: Mutex<VecDeque<LogLine>>,
     mark: Mutex<Option<Mark>>,
     found: Mutex<Option<Arc<Checked>>>,
+    report: Mutex<Option<serde_json::Value>>,
     on_state: OnState,
 }
 
@@ -84,6 +85,7 @@ impl JobContext {
                 log: Mutex::default(),
                 mark: Mutex::new(None),
                 found: Mutex::new(None),
+                report: Mutex::new(None),
                 on_state,
             }),
         }
@@ -264,6 +266,14 @@ impl JobContext {
             drop(mark);
             self.log(format!("the journal cannot be kept, so this job cannot be resumed: {e}"));
         }
+    }
+    /// Leaves a report in full, for operations that have more to tell than a line.
+    pub fn set_report(&self, report: serde_json::Value) {
+        *lock(&self.inner.report) = Some(report);
+    }
+    /// The report that the operation left.
+    pub fn report(&self) -> Option<serde_json::Value> {
+        lock(&self.inner.report).clone()
     }
     /// What the journal has of an earlier run of the same job: the durable point and the state left there.
     pub fn earlier(&self) -> Option<(u64, serde_json::Value)> {

@@ -430,6 +430,10 @@ impl Runner {
     pub fn found(&self, id: JobId) -> Option<Arc<Checked>> {
         self.context(id)?.found()
     }
+    /// The report that a job left, where its operation makes one.
+    pub fn report(&self, id: JobId) -> Option<serde_json::Value> {
+        self.context(id).and_then(|c| c.report())
+    }
     /// A job's rates over the last two minutes, oldest first, one sample per half second.
     pub fn samples(&self, id: JobId) -> Vec<Sample> {
         self.context(id).map(|c| c.progress.samples()).unwrap_or_default()

@@ -72,6 +72,17 @@ impl WriteAt for GuestDisk {
 /// Errors: another process holds one of its files (named where the system lets us see); a format that cannot be written; a broken
 /// chain.
 pub fn open(path: &Path, format: Option<Format>, gate: &Gate) -> Result<Editing> {
+    if super::sanitize::interrupted(path) {
+        return Err(Error::new(ErrorKind::Unsupported, "a sanitise of it was interrupted, and what is in it is half done")
+            .op("open for writing")
+            .path(path)
+            .hint("`cowshed sanitize --undo` brings back what was there before"));
+    }
+    open_as_it_is(path, format, gate)
+}
+
+/// The same for an image that may be half sanitised: for whoever is about to mend that.
+pub(super) fn open_as_it_is(path: &Path, format: Option<Format>, gate: &Gate) -> Result<Editing> {
     // Held before it is looked at, so that what is read here is still so when it is written.
     let (dev, guard) = hold(path)?;
     // What it stands on is read through while it is written.

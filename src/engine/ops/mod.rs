@@ -25,6 +25,7 @@ pub mod plan;
 pub mod rebase;
 pub mod rehearse;
 pub mod resize;
+pub mod sanitize;
 pub mod snapshot;
 pub mod stage;
 #[cfg(test)]
@@ -66,6 +67,8 @@ pub enum JobSpec {
     Bitmap(bitmap::BitmapSpec),
     /// Mends an image, or takes that back.
     Repair(check::RepairSpec),
+    /// Removes from a guest what must not be in every clone, or takes that back.
+    Sanitize(sanitize::SanitizeSpec),
     /// Takes, applies, deletes or renames internal snapshots.
     Snapshot(snapshot::SnapshotSpec),
 }
@@ -86,6 +89,7 @@ impl JobSpec {
             JobSpec::Amend(spec) => Box::new(amend::Amend::new(spec.clone())),
             JobSpec::Bitmap(spec) => Box::new(bitmap::Change::new(spec.clone())),
             JobSpec::Repair(spec) => Box::new(check::RepairImage::new(spec.clone())),
+            JobSpec::Sanitize(spec) => Box::new(sanitize::Sanitize::new(spec.clone())),
             JobSpec::Snapshot(spec) => Box::new(snapshot::Change::new(spec.clone())),
         }
     }
@@ -104,6 +108,7 @@ impl JobSpec {
             JobSpec::Amend(spec) => spec.title(),
             JobSpec::Bitmap(spec) => spec.title(),
             JobSpec::Repair(spec) => spec.title(),
+            JobSpec::Sanitize(spec) => spec.title(),
             JobSpec::Snapshot(spec) => spec.title(),
         }
     }
@@ -122,6 +127,7 @@ impl JobSpec {
             JobSpec::Amend(_) => "amend",
             JobSpec::Bitmap(_) => "bitmap",
             JobSpec::Repair(_) => "check",
+            JobSpec::Sanitize(_) => "sanitize",
             JobSpec::Snapshot(_) => "snapshot",
         }
     }
@@ -140,6 +146,7 @@ impl JobSpec {
             JobSpec::Amend(spec) => spec.command(),
             JobSpec::Bitmap(spec) => spec.command(),
             JobSpec::Repair(spec) => spec.command(),
+            JobSpec::Sanitize(spec) => spec.command(),
             JobSpec::Snapshot(spec) => spec.command(),
         }
     }
@@ -195,6 +202,7 @@ impl JobSpec {
                 undo_file: spec.undo_file.map(absolute),
                 ..spec
             }),
+            JobSpec::Sanitize(spec) => JobSpec::Sanitize(spec.absolute()),
             JobSpec::Snapshot(spec) => JobSpec::Snapshot(snapshot::SnapshotSpec { image: absolute(spec.image), ..spec }),
         }
     }

@@ -54,6 +54,13 @@ impl<'a> Survey<'a> {
                 homes.push((*home).to_string());
             }
         }
+        // People may come from elsewhere (LDAP), or be gone while their folder is not.
+        for name in guest.names("/home") {
+            let home = format!("/home/{name}");
+            if !homes.contains(&home) {
+                homes.push(home);
+            }
+        }
         Survey { guest, homes, pending: BTreeMap::new() }
     }
     /// Takes `changes` as made: later operations see the guest with them.

@@ -18,6 +18,7 @@ use self::source::Sources;
 use super::edit;
 use super::plan::{Estimate, Plan, PlanFile, Space, Undo};
 use super::{Operation, Outcome};
+use crate::engine::chain::Disk;
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Format;
 use crate::engine::format::write::NewBacking;
@@ -64,6 +65,17 @@ impl Convert {
     fn option(&self, name: &str) -> Option<&str> {
         self.spec.options.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
+}
+
+/// Runs `spec` on `disk`, which stands for the spec's single source with changes; the source's files are held by the caller.
+pub(in crate::engine::ops) fn run_over(spec: &ConvertSpec, disk: Disk, job: &JobContext) -> Result<Outcome> {
+    let sources = Sources::open(spec)?;
+    sources.refuse(&spec.target)?;
+    super::stage::replaceable(&spec.target)?;
+    edit::refuse_in_use(&spec.target)?;
+    let sources = sources.over(disk);
+    let plan = Plan { title: spec.title(), read_bytes: sources.estimate()?.0.likely, ..Plan::default() };
+    run::run(spec, &sources, None, &plan, job, &AtomicBool::new(false))
 }
 
 /// Removes what an unfinished conversion left; `state` is what it noted in the journal.

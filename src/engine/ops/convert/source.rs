@@ -69,6 +69,17 @@ impl Sources {
         Ok(out)
     }
 
+    /// The same single source with `disk` in the place of its own.
+    pub(super) fn over(mut self, disk: Disk) -> Sources {
+        if let Some(part) = self.parts.first_mut() {
+            part.direct = (0..disk.layers().len()).map(|layer| disk.files(layer).iter().map(|_| None).collect()).collect();
+            part.disk = disk;
+        }
+        // What stands for them is in memory: there is no file to become shorter.
+        self.files.clear();
+        self
+    }
+
     fn add(&mut self, path: &Path, spec: &ConvertSpec) -> Result<()> {
         let gate = spec.roots.iter().fold(Gate::around(path), |g, r| g.allow(r)).follow(spec.follow);
         let options = OpenOptions { format: spec.source_format, gate: Some(gate), ..OpenOptions::default() };

@@ -7,15 +7,6 @@ use crate::engine::guest::fs::FileType;
 
 pub(super) const ALL: &[Operation] = &[
     Operation {
-        id: "logs",
-        title: "Empty the logs, remove rotated ones and the journal",
-        files: &["/var/log/**"],
-        default: Default::On,
-        reports_only: false,
-        verified: "every file left is empty",
-        find: logs,
-    },
-    Operation {
         id: "dhcp",
         title: "Remove DHCP leases",
         files: &[
@@ -58,6 +49,15 @@ pub(super) const ALL: &[Operation] = &[
         reports_only: false,
         verified: "none is left",
         find: cloud_init_config,
+    },
+    Operation {
+        id: "logs",
+        title: "Empty the logs, remove rotated ones and the journal",
+        files: &["/var/log/**"],
+        default: Default::On,
+        reports_only: false,
+        verified: "every file left is empty",
+        find: logs,
     },
     Operation {
         id: "tmp",

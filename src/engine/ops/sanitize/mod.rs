@@ -1,0 +1,474 @@
+//! Sanitise: removes from a guest what must not be in every clone, and what is left of it in the image's bytes.
+//!
+//! ```text
+//!  prepare   the guest on a draft in memory: rules, check, operations, edits, wiping, check again    nothing is written
+//!  commit    undo file, then the image in one pass (commit.rs tells what a power cut leaves)
+//!  scan      the image's bytes, for pieces of what was removed
+//! ```
+//!
+//! With a target the draft is copied into a new image, and the source stays as it is.
+
+mod commit;
+mod copy;
+mod edit;
+mod prepare;
+mod ranges;
+mod report;
+mod residue;
+mod scan;
+mod undo;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use report::{Entry, Report, Shown, State, UndoFile};
+pub use scan::{Residue, Scanned};
+
+use prepare::{Prepared, Wish, prepare};
+
+use super::edit as open;
+use super::plan::{Estimate, Plan, PlanFile, Undo};
+use super::{Operation, Outcome};
+use crate::engine::chain::{Chain, Disk, OpenOptions};
+use crate::engine::error::{Context, Error, ErrorKind, Result};
+use crate::engine::format::Format;
+use crate::engine::format::probe::{best, probe};
+use crate::engine::guest::sanitize::Selection;
+use crate::engine::io::ReadAt;
+use crate::engine::io::file::FileDevice;
+use crate::engine::io::gate::Gate;
+use crate::engine::job::{Claim, JobContext};
+
+/// What to do with an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Sanitise it.
+    #[default]
+    Sanitize,
+    /// Take the last sanitising back.
+    Undo,
+    /// Destroy the undo file, which holds what was removed.
+    DestroyUndo,
+}
+
+/// A sanitising, as plain data.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SanitizeSpec {
+    /// The image.
+    pub image: PathBuf,
+    /// Its format; `None` probes.
+    pub format: Option<Format>,
+    /// What to do.
+    pub action: Action,
+    /// Which operations.
+    pub selection: Selection,
+    /// Keep the undo file when it is done; without it nothing can be taken back.
+    pub keep_undo: bool,
+    /// Where the undo file is; `None`: beside the image.
+    pub undo_file: Option<PathBuf>,
+    /// Make a new image instead of changing this one.
+    pub target: Option<PathBuf>,
+    /// The new image's format; `None`: that of the source.
+    pub target_format: Option<Format>,
+    /// Replay a journal that the guest left (ext).
+    pub replay: bool,
+    /// Folders whose files may be opened when an image names them, besides the image's own.
+    pub roots: Vec<PathBuf>,
+    /// Open whatever file an image names.
+    pub follow: bool,
+}
+
+impl SanitizeSpec {
+    /// The default operations, in place.
+    pub fn new(image: impl Into<PathBuf>) -> Self {
+        SanitizeSpec {
+            image: image.into(),
+            format: None,
+            action: Action::Sanitize,
+            selection: Selection::default(),
+            keep_undo: true,
+            undo_file: None,
+            target: None,
+            target_format: None,
+            replay: false,
+            roots: Vec::new(),
+            follow: false,
+        }
+    }
+
+    /// What it does, in a line.
+    pub fn title(&self) -> String {
+        let image = self.image.display();
+        match (self.action, &self.target) {
+            (Action::Undo, _) => format!("take back the sanitising of {image}"),
+            (Action::DestroyUndo, _) => format!("destroy the undo file of {image}"),
+            (Action::Sanitize, Some(to)) => format!("sanitize {image} into {}", to.display()),
+            (Action::Sanitize, None) => format!("sanitize {image}"),
+        }
+    }
+
+    /// The arguments of the `cowshed` command that does the same.
+    pub fn command(&self) -> Vec<String> {
+        let mut out: Vec<String> = vec!["sanitize".into()];
+        let mut opt = |flag: &str, value: Option<String>| {
+            out.push(flag.into());
+            out.extend(value);
+        };
+        if let Some(f) = self.format {
+            opt("-f", Some(f.name().into()));
+        }
+        match self.action {
+            Action::Undo => opt("--undo", None),
+            Action::DestroyUndo => opt("--destroy-undo", None),
+            Action::Sanitize => {
+                if let Some(p) = &self.selection.profile {
+                    opt("--profile", Some(p.clone()));
+                }
+                for (flag, ids) in [("--enable", &self.selection.enable), ("--disable", &self.selection.disable)] {
+                    if !ids.is_empty() {
+                        opt(flag, Some(ids.join(",")));
+                    }
+                }
+                if !self.keep_undo && self.target.is_none() {
+                    opt("--no-undo", None);
+                }
+                if let Some(to) = &self.target {
+                    opt("--to", Some(to.display().to_string()));
+                }
+                if let Some(f) = self.target_format {
+                    opt("-O", Some(f.name().into()));
+                }
+                if self.replay {
+                    opt("--replay", None);
+                }
+            }
+        }
+        if let Some(f) = &self.undo_file {
+            opt("--undo-file", Some(f.display().to_string()));
+        }
+        if self.follow {
+            opt("--follow", None);
+        }
+        out.push(self.image.display().to_string());
+        out
+    }
+
+    /// The same with absolute paths.
+    pub fn absolute(mut self) -> Self {
+        self.image = super::absolute(self.image);
+        self.target = self.target.map(super::absolute);
+        self.undo_file = self.undo_file.map(super::absolute);
+        self.roots = self.roots.into_iter().map(super::absolute).collect();
+        self
+    }
+
+    fn gate(&self) -> Gate {
+        self.roots.iter().fold(Gate::around(&self.image), |g, r| g.allow(r)).follow(self.follow)
+    }
+
+    /// Where the undo file is.
+    pub fn undo_path(&self) -> PathBuf {
+        self.undo_file.clone().unwrap_or_else(|| undo::beside(&self.image))
+    }
+
+    fn chain(&self) -> Result<Chain> {
+        Chain::open(&self.image, &OpenOptions { format: self.open_as()?, gate: Some(self.gate()), ..OpenOptions::default() })
+    }
+
+    /// The format it is opened as: what is probed, but a bare filesystem (ami) is a raw disk like any other.
+    fn open_as(&self) -> Result<Option<Format>> {
+        if self.format.is_some_and(|f| f != Format::Ami) {
+            return Ok(self.format);
+        }
+        let dev = FileDevice::open(&self.image)?;
+        let ami = best(&probe(&dev)?) == Format::Ami;
+        Ok(if ami { Some(Format::Raw) } else { self.format })
+    }
+}
+
+/// True when a sanitising of the image at `path` was interrupted, so that its content is half done.
+pub fn interrupted(path: &Path) -> bool {
+    let file = undo::beside(path);
+    // Most images have none: ask for the name before anything is opened for writing.
+    file.exists() && undo::Undo::open(&file).ok().flatten().is_some_and(|u| u.state != undo::State::Done)
+}
+
+/// What a sanitising would do, in full: nothing is written. The plan of the job is made from this.
+///
+/// Errors: as running it would refuse.
+pub fn preview(spec: &SanitizeSpec) -> Result<Report> {
+    let job = JobContext::detached();
+    open::refuse_in_use(&spec.image)?;
+    let chain = spec.chain()?;
+    let disk = Arc::new(chain.disk()?);
+    let mut prepared = spec.prepare(&disk, &job)?;
+    spec.finish_report(&chain, &disk, &mut prepared);
+    if spec.target.is_none() && !prepared.report.is_empty() {
+        prepared.report.undo = Some(UndoFile { path: spec.keep_undo.then(|| spec.undo_path()), bytes: undo_bytes(&prepared) });
+    }
+    Ok(prepared.report)
+}
+
+/// Bytes the undo file will have, about.
+fn undo_bytes(p: &Prepared) -> u64 {
+    p.saved.bytes() + 1024 + p.saved.iter().count() as u64 * 24
+}
+
+impl SanitizeSpec {
+    fn prepare(&self, disk: &Arc<Disk>, job: &JobContext) -> Result<Prepared> {
+        let operations = self.selection.operations()?;
+        prepare(disk, &Wish { image: &self.image, operations: &operations, replay: self.replay }, job).path(&self.image)
+    }
+
+    /// Adds what the image's format and chain have to do with it.
+    fn finish_report(&self, chain: &Chain, disk: &Disk, prepared: &mut Prepared) {
+        let mut warn = |w: String| prepared.report.warnings.push(w);
+        let snapshots = chain.nodes.first().map_or(0, |n| n.description.snapshots.len());
+        if self.target.is_none() && snapshots > 0 {
+            warn(format!("{snapshots} internal snapshot(s) keep the old data; delete them, or sanitize with --to"));
+        }
+        if self.target.is_none() && disk.layers().len() > 1 {
+            let below: Vec<String> = chain.nodes.iter().skip(1).map(|n| n.path.display().to_string()).collect();
+            warn(format!("what it stands on keeps the old data: {}", below.join(", ")));
+        }
+        if let Some(target) = &self.target {
+            prepared.report.image.clone_from(target);
+        }
+    }
+}
+
+/// The operation of a [`SanitizeSpec`].
+pub struct Sanitize {
+    spec: SanitizeSpec,
+}
+
+impl Sanitize {
+    /// Touches nothing yet.
+    pub fn new(spec: SanitizeSpec) -> Self {
+        Sanitize { spec }
+    }
+
+    fn plan_undo(&self) -> Result<Plan> {
+        let spec = &self.spec;
+        let path = spec.undo_path();
+        let undo = undo::Undo::open(&path)?.ok_or_else(|| no_undo(&path))?;
+        let mut plan = Plan { title: spec.title(), ..Plan::default() };
+        plan.reads.push(PlanFile { path: path.clone(), what: format!("undo file, of {}", undo.header.made) });
+        if spec.action == Action::DestroyUndo {
+            if undo.state != undo::State::Done {
+                return Err(half_done(&path));
+            }
+            plan.undo = Undo::Impossible("what was removed is gone for good".into());
+            plan.writes.push(PlanFile { path, what: "undo file, overwritten and removed".into() });
+            return Ok(plan);
+        }
+        plan.steps.push("every file becomes what it was; what was free space before stays wiped".into());
+        plan.write_bytes = Estimate::exact(undo.header.ranges.iter().map(|(_, n)| n).sum());
+        plan.writes.push(PlanFile { path: spec.image.clone(), what: "image, changed in place".into() });
+        plan.undo = Undo::Possible("sanitize it again".into());
+        Ok(plan)
+    }
+
+    /// Takes a commit back. `finished`: only one that was interrupted.
+    fn roll_back(&self, only_interrupted: bool, job: &JobContext) -> Result<bool> {
+        let spec = &self.spec;
+        let path = spec.undo_path();
+        let Some(mut undo) = undo::Undo::open(&path)? else { return Ok(false) };
+        if only_interrupted && undo.state == undo::State::Done {
+            return Ok(false);
+        }
+        let open::Editing { writer, guards: _guards, .. } = open::open_as_it_is(&spec.image, spec.open_as()?, &spec.gate())?;
+        let image: Arc<dyn ReadAt> = Arc::new(spec.chain()?.disk()?);
+        if image.len() != undo.header.size {
+            return Err(Error::usage("the undo file belongs to a disk of another size").path(&path));
+        }
+        if undo.state == undo::State::Done && undo::checksum(image.as_ref(), &undo.header.ranges)? != undo.header.new {
+            return Err(Error::usage("the image was changed after it was sanitised; the old bytes no longer fit it")
+                .path(&spec.image)
+                .hint(format!("to be rid of the undo file: cowshed sanitize --destroy-undo {}", spec.image.display())));
+        }
+        job.finishing()?;
+        undo.set(undo::State::Undoing)?;
+        undo.restore(writer.as_ref())?;
+        drop(undo);
+        undo::destroy(&path)?;
+        Ok(true)
+    }
+
+    fn in_place(&self, job: &JobContext) -> Result<Outcome> {
+        let spec = &self.spec;
+        if self.roll_back(true, job)? {
+            job.log("an earlier sanitise that was interrupted is rolled back");
+        }
+        let open::Editing { writer, guards: _guards, .. } = open::open_as_it_is(&spec.image, spec.open_as()?, &spec.gate())?;
+        let chain = spec.chain()?;
+        let disk = Arc::new(chain.disk()?);
+        let mut prepared = spec.prepare(&disk, job)?;
+        spec.finish_report(&chain, &disk, &mut prepared);
+        let path = spec.undo_path();
+        if !prepared.report.is_empty() {
+            if undo::Undo::open(&path)?.is_some() {
+                return Err(Error::new(ErrorKind::Unsupported, "there is an undo file already, of an earlier sanitising")
+                    .path(&path)
+                    .hint("take that back with --undo, or destroy it with --destroy-undo"));
+            }
+            let ranges: Vec<(u64, u64)> = prepared.saved.iter().map(|(s, e)| (s, e - s)).collect();
+            let header = undo::Header {
+                image: spec.image.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                format: chain.layers.first().map_or(Format::Raw, |l| l.format()).name().into(),
+                size: disk.len(),
+                made: jiff::Timestamp::now().to_string(),
+                new: undo::checksum(prepared.draft.as_ref(), &ranges)?,
+                old: 0,
+                ranges,
+            };
+            job.progress.set_total(prepared.report.written.max(1));
+            job.progress.set_phase("saving what changes");
+            // The last moment to stop: from here on it is one pass.
+            job.finishing()?;
+            let mut undo = undo::Undo::write(Box::new(undo::create(&path)?), header, disk.as_ref())
+                .and_then(|u| undo::sync_folder(&path).map(|()| u))
+                .inspect_err(|_| {
+                    // The image was not touched; a file half written is no undo file.
+                    let _ = std::fs::remove_file(&path);
+                })?;
+            job.progress.set_phase("writing");
+            commit::commit(&prepared.draft, writer.as_ref(), &mut undo, job).path(&spec.image).map_err(|e| {
+                e.hint(format!("what was there is in the undo file: cowshed sanitize --undo {}", spec.image.display()))
+            })?;
+            prepared.report.undo = Some(UndoFile { path: spec.keep_undo.then(|| path.clone()), bytes: undo.bytes() });
+            drop(undo);
+            if !spec.keep_undo {
+                undo::destroy(&path)?;
+            }
+        }
+        drop(writer);
+        self.close(prepared, job)
+    }
+
+    /// The scan at the end, and the report.
+    fn close(&self, mut prepared: Prepared, job: &JobContext) -> Result<Outcome> {
+        let spec = &self.spec;
+        job.progress.set_phase("looking for what was removed");
+        let mut made = SanitizeSpec { image: prepared.report.image.clone(), ..spec.clone() };
+        if spec.target.is_some() {
+            made.format = None;
+        }
+        prepared.report.scan = Some(residue::look(&made, &prepared.needles, job)?);
+        for o in &mut prepared.report.operations {
+            if o.state == State::Planned {
+                o.state = State::Done;
+            }
+        }
+        let r = &prepared.report;
+        let summary = match (r.is_empty(), r.failed()) {
+            (true, _) => format!("{}: there was nothing to do", r.image.display()),
+            (_, true) => format!("{} is sanitised, but some of what was removed is still in its bytes", r.image.display()),
+            _ => format!("{} is sanitised: {} files changed", r.image.display(), r.files()),
+        };
+        job.log(summary.clone());
+        job.set_report(serde_json::to_value(r).unwrap_or_default());
+        let made = spec.target.iter().cloned().chain(r.undo.iter().filter_map(|u| u.path.clone())).collect();
+        Ok(Outcome { summary, made })
+    }
+}
+
+fn no_undo(path: &Path) -> Error {
+    Error::new(ErrorKind::NotFound, "there is no undo file")
+        .path(path)
+        .hint("it was destroyed, or the image was never sanitised in place")
+}
+
+fn half_done(path: &Path) -> Error {
+    Error::new(ErrorKind::Unsupported, "the sanitising was interrupted, and the image is half done")
+        .path(path)
+        .hint("take it back first, with --undo")
+}
+
+impl Operation for Sanitize {
+    fn claims(&self) -> Result<Vec<Claim>> {
+        let spec = &self.spec;
+        Ok(match &spec.target {
+            Some(to) => vec![Claim::read(&spec.image), Claim::write(to)],
+            None => vec![Claim::write(&spec.image)],
+        })
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        let spec = &self.spec;
+        if spec.action != Action::Sanitize {
+            return self.plan_undo();
+        }
+        if spec.target.is_none() && interrupted(&spec.image) {
+            return Ok(Plan {
+                title: spec.title(),
+                steps: vec!["a sanitise that was interrupted is rolled back".into(), "then it is done anew".into()],
+                writes: vec![PlanFile { path: spec.image.clone(), what: "image, changed in place".into() }],
+                undo: Undo::Possible("sanitize --undo".into()),
+                ..Plan::default()
+            });
+        }
+        let report = preview(spec)?;
+        let mut plan = Plan { title: spec.title(), ..Plan::default() };
+        for o in &report.operations {
+            for c in &o.changes {
+                plan.steps.push(format!("{}: {} {}", o.id, c.what, c.path));
+            }
+            plan.warnings.extend(o.warnings.iter().cloned());
+        }
+        plan.steps.extend(report.volumes.iter().cloned());
+        plan.warnings.extend(report.warnings.iter().cloned());
+        match (&spec.target, &report.undo) {
+            (Some(to), _) => {
+                plan.reads.push(PlanFile { path: spec.image.clone(), what: "image, left as it is".into() });
+                plan.writes.push(PlanFile { path: to.clone(), what: "new image".into() });
+            }
+            (None, undo) => {
+                plan.writes.push(PlanFile { path: spec.image.clone(), what: "image, changed in place".into() });
+                plan.write_bytes = Estimate::exact(report.written);
+                plan.undo = match undo {
+                    Some(UndoFile { path: Some(path), bytes }) => {
+                        let what = format!("undo file, {bytes} bytes: holds what is removed, secrets among it");
+                        plan.writes.push(PlanFile { path: path.clone(), what });
+                        Undo::Possible(format!("cowshed sanitize --undo {}", spec.image.display()))
+                    }
+                    Some(_) => Undo::Impossible("no undo file is kept".into()),
+                    None => Undo::Possible("nothing changes".into()),
+                };
+            }
+        }
+        Ok(plan)
+    }
+
+    fn run(&self, _: &Plan, job: &JobContext) -> Result<Outcome> {
+        let spec = &self.spec;
+        match (spec.action, &spec.target) {
+            (Action::Undo, _) => {
+                let path = spec.undo_path();
+                if !self.roll_back(false, job)? {
+                    return Err(no_undo(&path));
+                }
+                Ok(Outcome {
+                    summary: format!("{} is what it was before it was sanitised", spec.image.display()),
+                    made: Vec::new(),
+                })
+            }
+            (Action::DestroyUndo, _) => {
+                let path = spec.undo_path();
+                let undo = undo::Undo::open(&path)?.ok_or_else(|| no_undo(&path))?;
+                if undo.state != undo::State::Done {
+                    return Err(half_done(&path));
+                }
+                drop(undo);
+                undo::destroy(&path)?;
+                Ok(Outcome { summary: format!("{} is destroyed", path.display()), made: Vec::new() })
+            }
+            (Action::Sanitize, None) => self.in_place(job),
+            (Action::Sanitize, Some(to)) => {
+                let prepared = copy::copy(spec, to, job)?;
+                self.close(prepared, job)
+            }
+        }
+    }
+}

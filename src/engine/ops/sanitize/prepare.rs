@@ -1,0 +1,380 @@
+//! Everything up to the commit: the guest is looked at, what operations find is made on a draft in memory, leftovers are wiped there,
+//! and the result is checked. Nothing is written.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::edit::{Target, apply};
+use super::ranges::Set;
+use super::report::{Entry, Report, Shown, State, diff, word};
+use super::scan::Needles;
+use crate::engine::chain::Disk;
+use crate::engine::error::{Context, Error, ErrorKind, Result};
+use crate::engine::guest::fs::{self, FileType, GuestFs, Scrubbed, Traces};
+use crate::engine::guest::recognise::FsKind;
+use crate::engine::guest::sanitize::find::Survey;
+use crate::engine::guest::sanitize::{Edit, Operation};
+use crate::engine::guest::tree::Guest;
+use crate::engine::guest::volumes::Volume;
+use crate::engine::io::draft::{Changed, Draft};
+use crate::engine::io::{Device, ReadAt, WriteAt, WriteDevice};
+use crate::engine::job::JobContext;
+use crate::engine::units::printable_bytes;
+
+/// Bytes of a removed file that needles are taken from.
+const TASTE: usize = 64 << 10;
+
+/// A sanitising ready to be committed.
+pub(super) struct Prepared {
+    /// The disk with every change.
+    pub(super) draft: Arc<Draft>,
+    /// What changes, operation by operation.
+    pub(super) report: Report,
+    /// Ranges of the disk whose old bytes an undo needs.
+    pub(super) saved: Set,
+    /// What must not be found afterwards.
+    pub(super) needles: Needles,
+}
+
+/// How a sanitising is prepared.
+pub(super) struct Wish<'a> {
+    /// The image, for messages.
+    pub(super) image: &'a Path,
+    /// The operations.
+    pub(super) operations: &'a [&'static Operation],
+    /// A journal that was not replayed may be.
+    pub(super) replay: bool,
+}
+
+/// Prepares it. Errors: a rule refuses (see [`refuse`]), damage, a defect of ours found by the check.
+pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Result<Prepared> {
+    let before: Device = disk.clone();
+    let draft = Arc::new(Draft::new(before));
+    let device: Device = draft.clone();
+    let guest = Guest::open(&device)?;
+    let mut report = Report {
+        image: wish.image.to_path_buf(),
+        operations: Vec::new(),
+        volumes: Vec::new(),
+        written: 0,
+        zeroed: 0,
+        undo: None,
+        warnings: refuse(&guest, wish.replay)?,
+        scan: None,
+    };
+    let scrub = wish.operations.iter().any(|o| o.id == "scrub");
+    job.progress.set_phase("checking");
+    let mut volumes: Vec<usize> = guest.mounts.iter().filter(|m| writable(m.fs.as_ref())).map(|m| m.volume).collect();
+    volumes.sort_unstable();
+    volumes.dedup();
+    let mut free = BTreeMap::new();
+    for v in &volumes {
+        job.checkpoint()?;
+        let (Some(volume), Some(m)) = (guest.layout.volumes.get(*v), guest.mounts.iter().find(|m| m.volume == *v)) else {
+            continue;
+        };
+        let wrong = m.fs.check().op("check").map_err(|e| about(volume, e))?;
+        if let Some(first) = wrong.first() {
+            return Err(about(volume, Error::corrupt(format!("its check finds: {first}")))
+                .hint("have e2fsck or xfs_repair mend it first"));
+        }
+        free.insert(*v, free_ranges(volume, m.fs.as_ref())?);
+    }
+    job.progress.set_phase("looking");
+    let mut survey = Survey::new(&guest);
+    let mut needles = Needles::default();
+    for operation in wish.operations {
+        job.checkpoint()?;
+        let entry = look(operation, &mut survey, &mut needles)?;
+        report.operations.push(entry);
+    }
+    let targets = targets(&survey, &mut report)?;
+    drop(survey);
+    job.progress.set_phase("planning");
+    let mut traces: BTreeMap<usize, Traces> = volumes.iter().map(|v| (*v, Traces::default())).collect();
+    apply(&guest, &draft, &targets, &mut traces)?;
+    let (mut unsaved, mut keep) = (Vec::new(), Vec::new());
+    for v in volumes.iter().filter(|_| scrub) {
+        job.checkpoint()?;
+        let Some(volume) = guest.layout.volumes.get(*v) else { continue };
+        let on = on_draft(volume, &draft);
+        let old = volume.over(disk.clone());
+        let done = fs::scrub(&old, &on, traces.get(v).unwrap_or(&Traces::default())).map_err(|e| about(volume, e))?;
+        wipe_free(volume, &on, &draft)?;
+        place(volume, &done, &draft, &mut unsaved, &mut keep)?;
+    }
+    if scrub {
+        for volume in guest.layout.volumes.iter().filter(|v| v.info.as_ref().is_some_and(|i| i.kind == FsKind::Swap)) {
+            let head = volume.info.as_ref().and_then(|i| i.block_size).unwrap_or(4096).max(4096);
+            let mut ranges = Vec::new();
+            volume.on_disk(head, volume.len.saturating_sub(head), |place, len| ranges.push((place, place + len)));
+            for (start, end) in &ranges {
+                wipe(&draft, *start, *end)?;
+            }
+            unsaved.extend(ranges);
+            report.volumes.push(format!("{}: swap, wiped but for its header", volume.name));
+        }
+    }
+    job.progress.set_phase("verifying the plan");
+    verify(&draft, wish, &volumes, &mut report, job)?;
+    let changed = draft.changes();
+    let free = Set::of(free.values().flat_map(Set::iter).chain(unsaved));
+    let touched = Set::of(changed.iter().filter(|c| c.2 != Changed::Stamped).map(|(at, n, _)| (*at, at + n))).without(&free);
+    let sum = |zero: bool| changed.iter().filter(|c| (c.2 == Changed::Zero) == zero).map(|c| c.1).sum();
+    (report.written, report.zeroed) = (sum(false), sum(true));
+    let saved = Set::of(touched.iter().chain(keep.into_iter().filter(|_| !changed.is_empty())));
+    Ok(Prepared { draft, report, saved, needles })
+}
+
+fn about(volume: &Volume, e: Error) -> Error {
+    e.op(format!("sanitize volume {}", volume.name))
+}
+
+fn writable(fs: &dyn GuestFs) -> bool {
+    matches!(fs.info().kind, FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 | FsKind::Xfs)
+}
+
+/// The volume on the draft, for writing.
+pub(super) fn on_draft(volume: &Volume, draft: &Arc<Draft>) -> WriteDevice {
+    volume.writable(draft.clone())
+}
+
+/// The free space of the filesystem on `volume`, in bytes of the disk.
+fn free_ranges(volume: &Volume, fs: &dyn GuestFs) -> Result<Set> {
+    let mut all = Vec::new();
+    fs.free_ranges(&mut |at, len| volume.on_disk(at, len, |place, n| all.push((place, place + n))))?;
+    Ok(Set::of(all))
+}
+
+/// Refuses what must not be written; answers what to warn of.
+fn refuse(guest: &Guest, replay: bool) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    for v in &guest.layout.volumes {
+        let Some(info) = &v.info else { continue };
+        let locked = match info.kind {
+            FsKind::Hibernated => {
+                return Err(Error::unsupported(format!(
+                    "{}: a suspended system is in the swap; it would wake up on a disk that changed",
+                    v.name
+                ))
+                .hint("start the guest, and shut it down"));
+            }
+            FsKind::Luks => "it is encrypted (LUKS), and without its key nothing in it is seen",
+            FsKind::BitLocker => "it is encrypted (BitLocker), and nothing in it is seen",
+            FsKind::Md => "it is a part of an MD RAID, which is not read",
+            FsKind::Zfs | FsKind::Bcachefs => "its filesystem is not read",
+            FsKind::Ntfs if guest.mounts.is_empty() => "it is NTFS: Windows guests are not sanitised",
+            _ => continue,
+        };
+        if guest.mounts.is_empty() {
+            return Err(Error::unsupported(format!("{}: {locked}", v.name)));
+        }
+        warnings.push(format!("{}: {locked}; it is left as it is", v.name));
+    }
+    if guest.mounts.is_empty() {
+        let lost: Vec<String> =
+            guest.layout.volumes.iter().filter_map(|v| Some(format!("{}: {}", v.name, v.problem.as_ref()?))).collect();
+        let why = lost.iter().chain(&guest.problems).chain(&guest.layout.problems).next().cloned();
+        let error = Error::new(
+            ErrorKind::NotFound,
+            format!("no root filesystem was found on this disk{}", why.map(|w| format!(" ({w})")).unwrap_or_default()),
+        );
+        return Err(error.hint("cowshed inspect shows what is on it"));
+    }
+    for (i, m) in guest.mounts.iter().enumerate() {
+        let Some(v) = guest.layout.volumes.get(m.volume) else { continue };
+        let (Some(dev), Some(info)) = (&v.dev, &v.info) else { continue };
+        if let Some(why) = fs::refusal(dev, info, replay)? {
+            // A small FAT for the firmware holds nothing that is removed.
+            if i > 0 && matches!(info.kind, FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32) {
+                continue;
+            }
+            return Err(Error::unsupported(format!("{} ({}): {why}", v.name, info.kind.name())));
+        }
+    }
+    if let Some(p) = guest.problems.first() {
+        return Err(Error::unsupported(format!("a filesystem of the guest cannot be read: {p}")));
+    }
+    Ok(warnings)
+}
+
+/// Asks one operation, and takes note of the bytes that must be gone afterwards.
+fn look(operation: &'static Operation, survey: &mut Survey<'_>, needles: &mut Needles) -> Result<Entry> {
+    let found = (operation.find)(survey).op(operation.id)?;
+    let mut shown = Vec::new();
+    for c in &found.changes {
+        let name = printable_bytes(&c.path).to_string();
+        let spot = survey.guest().resolve(&c.path, false)?;
+        let stat = survey.guest().stat(spot)?;
+        let mut lines = Vec::new();
+        if stat.kind == FileType::File {
+            match &c.edit {
+                Edit::Replace(new) => {
+                    let old = survey.content(&c.path).unwrap_or_default();
+                    lines = diff(&old, new);
+                    for line in lines.iter().filter_map(|l| l.strip_prefix('-')) {
+                        needles.add_exact(line.as_bytes(), &name);
+                    }
+                }
+                Edit::Empty | Edit::Remove | Edit::Link(_) if stat.links == 1 || c.edit == Edit::Empty => {
+                    needles.add(&taste(survey.guest(), spot, stat.size)?, &name);
+                }
+                _ => {}
+            }
+        }
+        shown.push(Shown { path: name, what: word(&c.edit), reason: c.reason, before: stat.size, diff: lines });
+    }
+    let mut warnings = found.warnings;
+    for c in found.changes.iter().filter(|c| c.edit == Edit::Remove) {
+        let stat = survey.guest().stat(survey.guest().resolve(&c.path, false)?)?;
+        if stat.kind == FileType::File && stat.links > 1 {
+            warnings.push(format!("{} has {} names; its content stays under the others", printable_bytes(&c.path), stat.links));
+        }
+    }
+    survey.accept(&found.changes);
+    let state = match (operation.reports_only, shown.is_empty() && operation.id != "scrub") {
+        (true, _) => State::Reported,
+        (_, true) => State::NothingToDo,
+        _ => State::Planned,
+    };
+    let (id, title, verified) = (operation.id, operation.title, operation.verified);
+    Ok(Entry { id, title, state, changes: shown, notes: found.notes, warnings, verified })
+}
+
+/// The beginning, the middle and the end of a file.
+fn taste(guest: &Guest, spot: crate::engine::guest::tree::Spot, size: u64) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    let parts: &[u64] = if size <= 3 * TASTE as u64 { &[0] } else { &[0, size / 2, size - TASTE as u64] };
+    let each = if parts.len() == 1 { size as usize } else { TASTE };
+    for at in parts {
+        let mut buf = vec![0; each];
+        let n = guest.read(spot, *at, &mut buf)?;
+        buf.truncate(n);
+        out.extend(buf);
+    }
+    Ok(out)
+}
+
+/// Where each pending change is made.
+fn targets(survey: &Survey<'_>, report: &mut Report) -> Result<Vec<Target>> {
+    let guest = survey.guest();
+    let mut out = Vec::new();
+    for (path, edit) in survey.pending() {
+        let Some(at) = path.iter().rposition(|b| *b == b'/') else { continue };
+        let (folder, name) = (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default());
+        let dir = guest.resolve(folder, true)?;
+        let spot = guest.resolve(path, false)?;
+        if spot.mount != dir.mount || !guest.mounts.get(dir.mount).is_some_and(|m| writable(m.fs.as_ref())) {
+            report.warnings.push(format!(
+                "{} lies on a filesystem that is not written, or is a mount point; it stays",
+                printable_bytes(path)
+            ));
+            continue;
+        }
+        out.push(Target { path: path.clone(), dir, name: name.to_vec(), node: spot.node, edit: edit.clone() });
+    }
+    Ok(out)
+}
+
+/// Zeroes the free space of the filesystem on the draft, where the disk stores something.
+fn wipe_free(volume: &Volume, on: &WriteDevice, draft: &Draft) -> Result<()> {
+    let read: Device = on.clone();
+    let fs = fs::open(read)?;
+    for (start, end) in free_ranges(volume, fs.as_ref())?.iter() {
+        wipe(draft, start, end)?;
+    }
+    Ok(())
+}
+
+/// Zeroes `start..end` where the disk stores something.
+fn wipe(draft: &Draft, start: u64, end: u64) -> Result<()> {
+    let mut at = start;
+    while at < end.min(draft.len()) {
+        let range = draft.host_range(at, end - at)?;
+        if !range.hole {
+            draft.write_zeroes(at, range.len.min(end - at))?;
+        }
+        at += range.len.max(1);
+    }
+    Ok(())
+}
+
+/// Puts what a filesystem's scrub says in bytes of the disk.
+fn place(
+    volume: &Volume,
+    done: &Scrubbed,
+    draft: &Draft,
+    unsaved: &mut Vec<(u64, u64)>,
+    keep: &mut Vec<(u64, u64)>,
+) -> Result<()> {
+    for (at, len) in &done.unsaved {
+        volume.on_disk(*at, *len, |place, n| unsaved.push((place, place + n)));
+    }
+    for (at, len) in &done.saved {
+        volume.on_disk(*at, *len, |place, n| keep.push((place, place + n)));
+    }
+    let mut stamps = Vec::new();
+    for (at, len) in &done.stamps {
+        volume.on_disk(*at, *len, |place, n| stamps.push((place, place + n)));
+    }
+    for (start, end) in stamps {
+        stamp(draft, start, end)?;
+    }
+    Ok(())
+}
+
+/// Stamps `start..end` where that changes anything, in pieces.
+fn stamp(draft: &Draft, start: u64, end: u64) -> Result<()> {
+    const PIECE: u64 = 256 << 10;
+    let mut at = start;
+    let mut buf = Vec::new();
+    while at < end {
+        let range = draft.host_range(at, (end - at).min(PIECE))?;
+        let len = range.len.min(end - at).min(PIECE);
+        if !range.hole {
+            // From whole sectors on: what is behind the cycle number and is not zero.
+            buf.resize(len as usize, 0);
+            draft.read_at(at, &mut buf)?;
+            if buf.chunks(512).any(|s| s.get(4..).is_some_and(|rest| rest.iter().any(|b| *b != 0))) {
+                draft.stamp(at, at + len);
+            }
+        }
+        at += len.max(512);
+    }
+    Ok(())
+}
+
+/// Looks at the draft with fresh eyes: every filesystem is sound, and no operation finds anything left to do.
+fn verify(draft: &Arc<Draft>, wish: &Wish<'_>, volumes: &[usize], report: &mut Report, job: &JobContext) -> Result<()> {
+    let defect = |what: String| {
+        Error::new(ErrorKind::Internal, what).op("verify the plan").hint("nothing was written; please report this")
+    };
+    let device: Device = draft.clone();
+    let guest = Guest::open(&device)?;
+    for v in volumes {
+        job.checkpoint()?;
+        let (Some(volume), Some(m)) = (guest.layout.volumes.get(*v), guest.mounts.iter().find(|m| m.volume == *v)) else {
+            return Err(defect("a filesystem of the guest is no longer found".into()));
+        };
+        let wrong = m.fs.check().map_err(|e| about(volume, e))?;
+        if let Some(first) = wrong.first() {
+            return Err(about(volume, defect(format!("the check of the changed filesystem finds: {first}"))));
+        }
+        report.volumes.push(format!("{}: {}, checked before and after", volume.name, m.fs.info().kind.name()));
+    }
+    let survey = Survey::new(&guest);
+    for (operation, entry) in wish.operations.iter().zip(&mut report.operations) {
+        let left = (operation.find)(&survey).op(operation.id)?;
+        for c in &left.changes {
+            // A folder that something else was left in, or a file on a filesystem that is not written.
+            let name = printable_bytes(&c.path).to_string();
+            let known = c.edit == Edit::RemoveFolder || report.warnings.iter().any(|w| w.starts_with(&name));
+            if !known {
+                return Err(defect(format!("{name} is still there after '{}'", operation.id)));
+            }
+            entry.notes.push(format!("{name} stays"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! After the commit: the image's bytes are scanned for what was removed, and what is found is told by where it lies.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::SanitizeSpec;
+use super::scan::{Needles, Residue, Scanned};
+use crate::engine::chain::Disk;
+use crate::engine::error::Result;
+use crate::engine::format::Format;
+use crate::engine::guest::fs::{FileType, GuestFs, Node};
+use crate::engine::guest::tree::Guest;
+use crate::engine::io::{Device, ReadAt};
+use crate::engine::job::JobContext;
+use crate::engine::model::Kind;
+use crate::engine::units::{printable, printable_bytes};
+
+/// Files asked where they lie, at most.
+const MAX_FILES: usize = 500_000;
+
+/// Scans the image of `spec`: every host file of its top layer, and what is compressed in it.
+pub(super) fn look(spec: &SanitizeSpec, needles: &Needles, job: &JobContext) -> Result<Scanned> {
+    let mut out = Scanned { needles: needles.len(), ..Scanned::default() };
+    if needles.len() == 0 {
+        return Ok(out);
+    }
+    let chain = spec.chain()?;
+    let disk = Arc::new(chain.disk()?);
+    let format = disk.layers().first().map_or(Format::Raw, |l| l.format());
+    let snapshots = chain.nodes.first().is_some_and(|n| !n.description.snapshots.is_empty());
+    let mut finder = None;
+    for (index, file) in disk.files(0).iter().enumerate() {
+        let (bytes, found) = needles.scan(file.as_ref(), &[(0, file.len())], job)?;
+        out.bytes += bytes;
+        for (offset, from) in found {
+            let at = if format == Format::Raw { Some(offset) } else { guest_place(&disk, index, offset)? };
+            let (place, residue) = match at {
+                Some(at) => place_of(&disk, at, &needles.bytes_of(&from), &mut finder)?,
+                None if snapshots => ("kept by an internal snapshot, or in space no longer used".into(), false),
+                None => ("in no part of the disk".into(), true),
+            };
+            let file = file.path().map_or_else(String::new, |p| printable(&p.to_string_lossy()).to_string());
+            out.add(Residue { from, offset, count: 1, file, place, residue });
+        }
+    }
+    // Compressed data shows itself to the guest only.
+    let mut packed = Vec::new();
+    let mut extents = disk.extents(0, disk.len());
+    while let Some(e) = extents.piece()? {
+        if e.kind == Kind::Compressed && e.depth == 0 {
+            packed.push((e.offset, e.offset + e.len));
+        }
+    }
+    if !packed.is_empty() {
+        let (bytes, found) = needles.scan(disk.as_ref(), &packed, job)?;
+        out.bytes += bytes;
+        for (offset, from) in found {
+            let (place, residue) = place_of(&disk, offset, &needles.bytes_of(&from), &mut finder)?;
+            let file = "the disk, in compressed clusters".to_string();
+            out.add(Residue { from, offset, count: 1, file, place, residue });
+        }
+    }
+    Ok(out)
+}
+
+/// The guest's byte that lies at `offset` of the top layer's file `index`.
+fn guest_place(disk: &Disk, index: usize, offset: u64) -> Result<Option<u64>> {
+    let mut extents = disk.extents(0, disk.len());
+    while let Some(e) = extents.piece()? {
+        if let (Kind::Data, 0, Some(p)) = (e.kind, e.depth, e.place)
+            && p.file == index
+            && (p.offset..p.offset + e.len).contains(&offset)
+        {
+            return Ok(Some(e.offset + (offset - p.offset)));
+        }
+    }
+    Ok(None)
+}
+
+/// What lies at byte `at` of the disk, and whether removed data has no business there.
+fn place_of(disk: &Arc<Disk>, at: u64, wanted: &[&[u8]], owners: &mut Option<Owners>) -> Result<(String, bool)> {
+    if owners.is_none() {
+        *owners = Some(Owners::of(disk)?);
+    }
+    let Some(owners) = owners else { return Ok((String::new(), true)) };
+    let volumes = &owners.guest.layout.volumes;
+    // Logical volumes before the partition that holds them.
+    for (i, v) in volumes.iter().enumerate().rev() {
+        let Some((offset, place, _)) = v.places.iter().find(|(_, p, n)| (*p..p + n).contains(&at)) else { continue };
+        let within = offset + (at - place);
+        if !owners.guest.mounts.iter().any(|m| m.volume == i) {
+            if volumes.iter().any(|o| o.logical_volume && !v.logical_volume && o.partition == v.partition) {
+                continue;
+            }
+            return Ok((format!("{}, which is not a filesystem of the guest", v.name), true));
+        }
+        return Ok(match owners.owner(i, within, wanted) {
+            Some(path) => (format!("{path}, which is kept"), false),
+            None => (format!("{}, in no file", v.name), true),
+        });
+    }
+    Ok(("outside the volumes".into(), true))
+}
+
+/// Which file every block belongs to. Made only when something was found.
+struct Owners {
+    guest: Guest,
+    /// By volume: start and end of each piece, and whose it is; ascending.
+    pieces: BTreeMap<usize, Vec<(u64, u64, usize)>>,
+    /// By volume: what files keep in their inodes.
+    inline: Vec<(usize, Vec<u8>, usize)>,
+    paths: Vec<String>,
+}
+
+impl Owners {
+    fn of(disk: &Arc<Disk>) -> Result<Owners> {
+        let dev: Device = disk.clone();
+        let guest = Guest::open(&dev)?;
+        let mut out = Owners { pieces: BTreeMap::new(), inline: Vec::new(), paths: Vec::new(), guest };
+        let mounts: Vec<_> =
+            out.guest.mounts.iter().map(|m| (m.volume, m.fs.clone(), printable_bytes(&m.at).to_string())).collect();
+        for (volume, fs, at) in mounts {
+            out.walk(volume, fs.as_ref(), at)?;
+            if let Some(pieces) = out.pieces.get_mut(&volume) {
+                pieces.sort_unstable();
+            }
+        }
+        Ok(out)
+    }
+
+    fn walk(&mut self, volume: usize, fs: &dyn GuestFs, at: String) -> Result<()> {
+        let mut todo: Vec<(Node, String)> = vec![(fs.root(), at)];
+        let mut folders = std::collections::HashSet::new();
+        while let Some((dir, path)) = todo.pop() {
+            if !folders.insert(dir) {
+                continue;
+            }
+            for e in fs.list(dir)? {
+                if self.paths.len() > MAX_FILES {
+                    return Ok(());
+                }
+                let name = format!("{path}/{}", printable_bytes(&e.name));
+                let stat = fs.stat(e.node)?;
+                match stat.kind {
+                    FileType::Folder => todo.push((e.node, name)),
+                    FileType::File => {
+                        let places = fs.extents(e.node).unwrap_or_default();
+                        if places.is_empty() && stat.size > 0 && stat.size < 4096 {
+                            let mut content = vec![0; stat.size as usize];
+                            let n = fs.read(e.node, 0, &mut content)?;
+                            content.truncate(n);
+                            self.inline.push((volume, content, self.paths.len()));
+                        }
+                        let index = self.paths.len();
+                        self.pieces.entry(volume).or_default().extend(places.iter().map(|x| (x.place, x.place + x.len, index)));
+                        self.paths.push(name);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The file that byte `at` of `volume` belongs to, or that keeps what is wanted in its inode.
+    fn owner(&self, volume: usize, at: u64, wanted: &[&[u8]]) -> Option<&String> {
+        let pieces = self.pieces.get(&volume)?;
+        let i = pieces.partition_point(|(_, end, _)| *end <= at);
+        if let Some((_, _, index)) = pieces.get(i).filter(|(start, _, _)| *start <= at) {
+            return self.paths.get(*index);
+        }
+        let holds = |content: &[u8]| wanted.iter().any(|w| content.windows(w.len()).any(|c| c == *w));
+        let (_, _, index) = self.inline.iter().find(|(v, content, _)| *v == volume && holds(content))?;
+        self.paths.get(*index)
+    }
+}
