@@ -311,7 +311,7 @@ fn mapped(size: (u16, u16)) -> Model {
     let extent = Extent { offset: 0, len: 64 * MIB, kind: Kind::Data, depth: 0, place: Some(Place { file: 0, offset: 0x50000 }) };
     let under = Ok((extent, Some("/srv/images/web-01.qcow2".into())));
     let generation = m.map.cursor_generation;
-    update(&mut m, Message::Cursor(Box::new(CursorLoaded { generation, under })));
+    update(&mut m, Message::Cursor(Box::new(CursorLoaded { generation, owner: Some("p3 ext4 'root'".into()), under })));
     m
 }
 

@@ -258,3 +258,36 @@ fn finds_the_snapshot_that_eats_the_disk_deletes_it_and_gets_the_promised_space_
     t.keys(&["q"]);
     t.wait_for("left with 0");
 }
+
+#[test]
+fn looks_inside_a_guest_and_says_where_it_is_ready_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    for (path, text) in [
+        ("etc/os-release", "ID=debian\nPRETTY_NAME=\"Debian of the test\"\n"),
+        ("etc/machine-id", "5f1c9ad27be84c3e9d60b7a2c4e8f013\n"),
+        ("usr/bin/env", "x"),
+    ] {
+        std::fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+        std::fs::write(root.join(path), text).unwrap();
+    }
+    let images = dir.path().join("images");
+    std::fs::create_dir(&images).unwrap();
+    let image = images.join("guest.img");
+    let made = Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(&root).arg(&image).arg("8M").status();
+    assert!(made.expect("mke2fs: tests/run installs it").success());
+    let mut t = Tmux::start(120, 36, &images, &[]);
+    t.wait_for("1 image");
+    t.keys(&["j", "i"]);
+    t.wait_for("Debian of the test");
+    t.wait_for("lost+found");
+    t.keys(&["Enter"]);
+    t.wait_for("os-release");
+    t.keys(&["G", "Enter"]);
+    t.wait_for("ID=debian");
+    t.keys(&["Escape", "W"]);
+    t.wait_for("OpenStack: not ready");
+    t.wait_for("machine id empty");
+    t.keys(&["q"]);
+    t.wait_for("left with 0");
+}

@@ -44,6 +44,8 @@ pub struct MapState {
     pub cursor: u64,
     /// What lies there, and in which file; `None` while it is looked up.
     pub under: Option<Result<(Extent, Option<PathBuf>), Error>>,
+    /// The volume of the guest that the byte belongs to.
+    pub owner: Option<String>,
     /// Number of the last request for cells.
     pub generation: u64,
     /// Number of the last request for the cursor.

@@ -156,6 +156,7 @@ pub(super) fn grid_loaded(m: &mut Model, loaded: GridLoaded) -> Vec<Effect> {
 pub(super) fn cursor_loaded(m: &mut Model, loaded: CursorLoaded) -> Vec<Effect> {
     if loaded.generation == m.map.cursor_generation {
         m.map.under = Some(loaded.under);
+        m.map.owner = loaded.owner;
         m.dirty = true;
     }
     Vec::new()

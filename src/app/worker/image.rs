@@ -11,7 +11,9 @@ use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::extents::{Cells, downsample};
 use crate::engine::format::Format;
 use crate::engine::format::probe::Match;
+use crate::engine::guest::volumes::volumes;
 use crate::engine::inspect;
+use crate::engine::io::Device;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::locks::{LockState, state_at};
 use crate::engine::library::Stamp;
@@ -152,6 +154,8 @@ pub struct CursorRequest {
 pub struct CursorLoaded {
     /// Of the request.
     pub generation: u64,
+    /// The volume of the guest that the byte belongs to, in words.
+    pub owner: Option<String>,
     /// The extent, and the host file it lies in.
     pub under: Result<(Extent, Option<PathBuf>)>,
 }
@@ -183,7 +187,8 @@ impl ImageWorkers {
             })?,
             cursor: Latest::spawn("cowshed-cursor", move |r: CursorRequest, _| {
                 let under = guarded(|| load_cursor(&mut for_cursor, &r));
-                let _ = to_cursor.send(Message::Cursor(Box::new(CursorLoaded { generation: r.generation, under })));
+                let owner = guarded(|| owner(&mut for_cursor, &r)).ok().flatten();
+                let _ = to_cursor.send(Message::Cursor(Box::new(CursorLoaded { generation: r.generation, owner, under })));
             })?,
         })
     }
@@ -228,6 +233,8 @@ fn load_page(request: &PageRequest, stop: &dyn Fn() -> bool, out: &Outbox) {
 #[derive(Default)]
 struct Opened {
     held: Option<(PathBuf, Stamp, Arc<Chain>)>,
+    /// The volumes of its disk, once they were asked for: name, first byte, bytes.
+    volumes: Option<Vec<(String, u64, u64)>>,
 }
 
 impl Opened {
@@ -239,7 +246,7 @@ impl Opened {
         {
             return Ok(chain.clone());
         }
-        self.held = None;
+        (self.held, self.volumes) = (None, None);
         let chain = Arc::new(Chain::open(path, &reach.options(path))?);
         self.held = Some((path.to_path_buf(), stamp, chain.clone()));
         Ok(chain)
@@ -284,4 +291,24 @@ fn load_cursor(opened: &mut Opened, r: &CursorRequest) -> Result<(Extent, Option
     let file = extent.place.and_then(|p| Some(disk.files(extent.depth).get(p.file)?.path()?.to_path_buf()));
     extent.depth += r.only.unwrap_or(0);
     Ok((extent, file))
+}
+
+/// Which volume of the guest the byte belongs to; `None` on a disk without volumes that are known.
+fn owner(opened: &mut Opened, r: &CursorRequest) -> Result<Option<String>> {
+    let chain = opened.chain(&r.path, &r.reach)?;
+    if opened.volumes.is_none() {
+        let disk: Device = Arc::new(chain.disk()?);
+        let layout = volumes(&disk)?;
+        let told = layout.volumes.iter().filter(|v| v.info.is_some() || layout.table.is_some()).filter_map(|v| {
+            let holds = v.info.as_ref().map(|i| format!(" {}", i.kind.name())).unwrap_or_default();
+            let label = v.info.as_ref().and_then(|i| i.label.as_ref()).map(|l| format!(" '{l}'")).unwrap_or_default();
+            Some((format!("{}{holds}{label}", v.name), v.start?, v.len))
+        });
+        opened.volumes = Some(told.collect());
+    }
+    let all = opened.volumes.as_deref().unwrap_or_default();
+    // A logical volume stands behind the partition that holds it, and says more.
+    let found = all.iter().rev().find(|(_, start, len)| r.offset >= *start && r.offset - start < *len);
+    let outside = (!all.is_empty()).then(|| "no volume".to_string());
+    Ok(found.map(|(name, ..)| name.clone()).or(outside))
 }

@@ -164,6 +164,10 @@ fn info(c: &mut Canvas<'_>, area: Rect) {
             };
             first.push(c.look.span(role, word));
             first.push(c.look.span(Role::Dim, format!(", {} from here", size_words(extent.len))));
+            if let Some(owner) = &m.owner {
+                first.push(c.look.span(Role::Dim, ", in "));
+                first.push(c.look.span(Role::Text, printable(owner)));
+            }
             if extent.kind != Kind::Unallocated {
                 second.push(c.look.span(Role::Dim, format!("layer {} ", extent.depth)));
                 second.push(c.look.span(Role::Strong, name(extent.depth)));
