@@ -62,7 +62,7 @@ fn cells_add_up_to_qemu_imgs_map() {
                 for depth in 0..2 {
                     let theirs: u64 = map
                         .iter()
-                        .filter(|m| m.2 == depth && m.3)
+                        .filter(|m| m.2 == depth && (m.5 || m.6))
                         .map(|m| (m.0 + m.1).min(to).saturating_sub(m.0.max(from)))
                         .sum();
                     assert_eq!(cell.by_depth.get(depth as usize).copied().unwrap_or(0), theirs, "depth {depth}");
