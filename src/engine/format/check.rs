@@ -194,15 +194,18 @@ impl CheckReport {
         let wrong = self.findings.iter().filter(|f| f.rule.severity != Severity::Note || repair.mends(f.rule.mend));
         wrong.partition(|f| repair.mends(f.rule.mend))
     }
-    /// Adds what another part of the check found.
+    /// Adds what another part of the check found. Of the places of a rule the first ones in the file are kept, so that it does not
+    /// matter which of several threads found them.
     pub fn merge(&mut self, other: CheckReport) {
         for f in other.findings {
-            let left = f.count - f.spots.len() as u64;
-            for spot in f.spots {
-                self.note(f.rule, spot);
-            }
-            if let Some(mine) = self.findings.iter_mut().find(|m| m.rule.id == f.rule.id) {
-                mine.count += left;
+            match self.findings.iter_mut().find(|m| m.rule.id == f.rule.id) {
+                Some(mine) => {
+                    mine.count = mine.count.saturating_add(f.count);
+                    mine.spots.extend(f.spots);
+                    mine.spots.sort_by_key(|s| s.offset);
+                    mine.spots.truncate(SPOTS);
+                }
+                None => self.findings.push(f),
             }
         }
         self.allocated += other.allocated;

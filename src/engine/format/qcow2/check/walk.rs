@@ -48,9 +48,11 @@ impl Checker {
             let mine = work();
             threads.into_iter().filter_map(|t| t.join().ok()).chain([mine]).collect()
         });
-        for part in parts {
-            report.merge(part);
-        }
+        let mut joined = CheckReport::default();
+        parts.into_iter().for_each(|part| joined.merge(part));
+        // Whichever thread was first, the report is the same.
+        joined.findings.sort_by_key(|f| f.rule.id);
+        report.merge(joined);
         stopped.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
