@@ -52,6 +52,7 @@ impl Checker {
         parts.into_iter().for_each(|part| joined.merge(part));
         // Whichever thread was first, the report is the same.
         joined.findings.sort_by_key(|f| f.rule.id);
+        joined.findings.iter_mut().for_each(|f| f.spots.sort_by_key(|s| s.offset));
         report.merge(joined);
         stopped.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }

@@ -197,7 +197,7 @@ impl Remake {
             return Ok((at | if table.uses == 1 { COPIED } else { 0 }, bitmap));
         }
         if self.room.goal.flags && table.active && plain {
-            entry = entry & !COPIED | if self.room.used(cluster) == 1 { COPIED } else { 0 };
+            entry = entry & !COPIED | if self.room.count(cluster) == 1 { COPIED } else { 0 };
         }
         out.flags += u64::from((entry ^ old.0) & COPIED != 0);
         Ok((entry, bitmap))
@@ -250,7 +250,7 @@ impl Remake {
                 Table::Lost => 0,
             };
             let alone = match table {
-                Table::At(at) => self.room.used(at >> self.room.bits()) == 1,
+                Table::At(at) => self.room.count(at >> self.room.bits()) == 1,
                 _ => false,
             };
             if active && self.room.goal.flags && matches!(table, Table::At(_)) && alone != (old & COPIED != 0) {
@@ -287,7 +287,7 @@ impl Remake {
                     None => return 0,
                 },
             };
-            let alone = self.room.used(at >> self.room.bits()) == 1;
+            let alone = self.room.count(at >> self.room.bits()) == 1;
             let flag = if active && self.room.goal.flags { alone } else { old & COPIED != 0 };
             at | if flag { COPIED } else { 0 }
         };
@@ -442,7 +442,7 @@ impl Remake {
         let keep = self.room.goal.keep_content;
         // Some of what was free was taken again.
         for n in old.chain(built.freed.iter().filter(|_| !keep)).flatten() {
-            if self.room.used(n) == 0 {
+            if self.room.count(n) == 0 {
                 free.insert(n..n + 1);
             }
         }

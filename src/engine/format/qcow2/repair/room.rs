@@ -60,16 +60,24 @@ impl Room {
     }
 
     /// How often `cluster` will be used.
-    pub(super) fn used(&self, cluster: u64) -> u64 {
+    fn used(&self, cluster: u64) -> u64 {
         let counted = i64::from(self.checker.counts.get(cluster).uses);
         (counted + self.adjust.get(&cluster).copied().unwrap_or(0)).max(0) as u64
     }
 
-    /// The count `cluster` will have, which has `stored` now.
+    /// The count `cluster` will have, which has `stored` now. Where counts are not lowered, uses that could not be followed stay.
     fn wanted(&self, cluster: u64, stored: u64) -> u64 {
-        let used = self.used(cluster);
-        let keep = (stored > used && !self.goal.lower) || (stored < used && !self.goal.raise);
-        if keep && !self.adjust.contains_key(&cluster) { stored } else { used }
+        let counted = u64::from(self.checker.counts.get(cluster).uses);
+        let adjust = self.adjust.get(&cluster).copied();
+        if stored > counted && !self.goal.lower {
+            return stored.saturating_add_signed(adjust.unwrap_or(0));
+        }
+        if stored < counted && !self.goal.raise && adjust.is_none() { stored } else { self.used(cluster) }
+    }
+
+    /// The count `cluster` will have.
+    pub(super) fn count(&self, cluster: u64) -> u64 {
+        self.wanted(cluster, self.checker.stored.get(cluster, &mut Last::default()))
     }
 
     /// `by` uses more (or less) of every cluster that the `len` bytes from `offset` on touch.
