@@ -38,15 +38,17 @@ pub(super) struct Args {
     images: Vec<PathBuf>,
 }
 
+/// The home trash.
+pub(super) fn home_trash() -> Result<PathBuf> {
+    let dirs = directories::BaseDirs::new().ok_or_else(|| {
+        Error::usage("there is no home folder, so there is no trash").op("delete").hint("--forever deletes without it")
+    })?;
+    Ok(dirs.data_dir().join("Trash"))
+}
+
 impl Args {
     fn spec(&self) -> Result<DeleteSpec> {
-        let home = || {
-            let dirs = directories::BaseDirs::new().ok_or_else(|| {
-                Error::usage("there is no home folder, so there is no trash").op("delete").hint("--forever deletes without it")
-            })?;
-            Ok::<_, Error>(dirs.data_dir().join("Trash"))
-        };
-        let trash = if self.forever { None } else { Some(home()?) };
+        let trash = if self.forever { None } else { Some(home_trash()?) };
         Ok(DeleteSpec { images: self.images.clone(), trash, force: self.force, roots: self.library.clone() })
     }
 }

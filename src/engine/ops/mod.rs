@@ -8,6 +8,7 @@ pub mod bitmap;
 pub mod check;
 pub mod checking;
 pub mod commit;
+pub mod compact;
 pub mod compare;
 pub mod convert;
 pub mod create;
@@ -17,6 +18,7 @@ pub mod dependents;
 pub mod edit;
 pub mod extract;
 pub mod inspect;
+pub mod layer;
 pub mod map;
 pub mod measure;
 mod pieces;
@@ -24,6 +26,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod rebase;
 pub mod rehearse;
+pub mod relink;
 pub mod resize;
 pub mod sanitize;
 pub mod snapshot;
@@ -47,6 +50,8 @@ pub enum JobSpec {
     Check(checking::CheckSpec),
     /// Writes an overlay into what it stands on.
     Commit(commit::CommitSpec),
+    /// Gives space back to the host.
+    Compact(compact::CompactSpec),
     /// Copies a disk into a new image of any format.
     Convert(convert::ConvertSpec),
     /// Makes a new, empty image.
@@ -57,8 +62,12 @@ pub enum JobSpec {
     Extract(extract::ExtractSpec),
     /// Deletes images.
     Delete(delete::DeleteSpec),
+    /// Takes a layer out of a chain, or puts one in.
+    Layer(layer::LayerSpec),
     /// Lets an overlay stand on another image, or on nothing.
     Rebase(rebase::RebaseSpec),
+    /// Names a base that was moved.
+    Relink(relink::RelinkSpec),
     /// Changes the virtual size.
     Resize(resize::ResizeSpec),
     /// Changes options of an image.
@@ -79,6 +88,9 @@ impl JobSpec {
         match self {
             JobSpec::Check(spec) => Box::new(checking::Checking::new(spec.clone())),
             JobSpec::Commit(spec) => Box::new(commit::Commit::new(spec.clone())),
+            JobSpec::Compact(spec) => Box::new(compact::Compact::new(spec.clone())),
+            JobSpec::Layer(spec) => Box::new(layer::Layer::new(spec.clone())),
+            JobSpec::Relink(spec) => Box::new(relink::Relink::new(spec.clone())),
             JobSpec::Convert(spec) => Box::new(convert::Convert::new(spec.clone())),
             JobSpec::Create(spec) => Box::new(create::Create::new(spec.clone())),
             JobSpec::Dd(spec) => Box::new(dd::Dd::new(spec.clone())),
@@ -98,6 +110,9 @@ impl JobSpec {
         match self {
             JobSpec::Check(spec) => spec.title(),
             JobSpec::Commit(spec) => spec.title(),
+            JobSpec::Compact(spec) => spec.title(),
+            JobSpec::Layer(spec) => spec.title(),
+            JobSpec::Relink(spec) => spec.title(),
             JobSpec::Convert(spec) => spec.title(),
             JobSpec::Create(spec) => spec.title(),
             JobSpec::Dd(spec) => spec.title(),
@@ -117,6 +132,9 @@ impl JobSpec {
         match self {
             JobSpec::Check(_) => "check",
             JobSpec::Commit(_) => "commit",
+            JobSpec::Compact(_) => "compact",
+            JobSpec::Layer(_) => "chain",
+            JobSpec::Relink(_) => "relink",
             JobSpec::Convert(_) => "convert",
             JobSpec::Create(_) => "create",
             JobSpec::Dd(_) => "dd",
@@ -136,6 +154,9 @@ impl JobSpec {
         match self {
             JobSpec::Check(spec) => spec.command(),
             JobSpec::Commit(spec) => spec.command(),
+            JobSpec::Compact(spec) => spec.command(),
+            JobSpec::Layer(spec) => spec.command(),
+            JobSpec::Relink(spec) => spec.command(),
             JobSpec::Convert(spec) => spec.command(),
             JobSpec::Create(spec) => spec.command(),
             JobSpec::Dd(spec) => spec.command(),
@@ -180,6 +201,18 @@ impl JobSpec {
                 roots: spec.roots.into_iter().map(absolute).collect(),
                 ..spec
             }),
+            JobSpec::Compact(spec) => JobSpec::Compact(compact::CompactSpec { image: absolute(spec.image), ..spec }),
+            JobSpec::Layer(spec) => JobSpec::Layer(layer::LayerSpec {
+                image: absolute(spec.image),
+                action: match spec.action {
+                    layer::LayerAction::Insert { new } => layer::LayerAction::Insert { new: absolute(new) },
+                    remove => remove,
+                },
+                roots: spec.roots.into_iter().map(absolute).collect(),
+            }),
+            JobSpec::Relink(spec) => {
+                JobSpec::Relink(relink::RelinkSpec { image: absolute(spec.image), base: absolute(spec.base), ..spec })
+            }
             JobSpec::Convert(spec) => JobSpec::Convert(spec.absolute()),
             JobSpec::Create(spec) => JobSpec::Create(create::ImageSpec { target: absolute(spec.target), ..spec }),
             JobSpec::Dd(spec) => JobSpec::Dd(dd::DdSpec { input: absolute(spec.input), output: absolute(spec.output), ..spec }),

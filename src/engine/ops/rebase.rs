@@ -412,6 +412,13 @@ impl Operation for Rebase {
     }
 
     fn run(&self, plan: &Plan, job: &JobContext) -> Result<Outcome> {
+        self.perform(plan, job)
+    }
+}
+
+impl Rebase {
+    /// Does it, as a whole job or as a step of one.
+    pub(super) fn perform(&self, plan: &Plan, job: &JobContext) -> Result<Outcome> {
         let spec = &self.spec;
         if spec.unchecked {
             let top = edit::open_alone(&spec.image, spec.format, &spec.gate())?;
@@ -439,13 +446,11 @@ impl Operation for Rebase {
         Merge { top: reader, ..merge }.run(top.writer.as_ref(), &spec.image, job).op("rebase").path(&spec.image)?;
         self.switch(&top, new.map(|(_, b)| b), job)
     }
-}
 
-impl Rebase {
     /// The reference changes: the last step.
     fn switch(&self, top: &Editing, backing: Option<NewBacking>, job: &JobContext) -> Result<Outcome> {
         let spec = &self.spec;
-        job.finishing()?;
+        job.checkpoint()?;
         top.writer.keep_identity();
         top.writer.set_backing(backing.as_ref()).op("rebase").path(&spec.image)?;
         let summary = match &spec.base {

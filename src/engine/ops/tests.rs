@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{commit, rebase};
+use super::{commit, compact, rebase};
 use crate::engine::chain::Disk;
 use crate::engine::error::Result;
 use crate::engine::format::write::{Below, CreateSpec, DiskWriter, NewBacking, NewFiles, WriteSource};
@@ -234,6 +234,53 @@ fn a_rebase_keeps_what_is_seen_wherever_it_is_cut() {
             let last = image(top, &o.to_vec()).unwrap();
             assert_eq!(last.backing().is_none(), flat, "{what}");
             assert!(view([Some(last), (!flat).then_some(new)].into_iter().flatten().collect()) == seen, "{what}");
+        }
+    }
+}
+
+#[test]
+fn compacting_keeps_what_is_seen_wherever_it_is_cut_and_whatever_fails() {
+    for options in [
+        &[("cluster_size", "4k")][..],
+        &[("cluster_size", "512"), ("compat", "0.10")],
+        &[("cluster_size", "16k"), ("extended_l2", "on")],
+    ] {
+        let marks = [(0, 60_000, 1), (100_000, 3000, 2), (204_800, 8192, 3), (300_000, 50_000, 4)];
+        let start = make(Format::Qcow2, options, SIZE, None, &marks);
+        // Holes at the front, zeros that are stored, data at the end.
+        let dev = Arc::new(Memory::new(start));
+        let w = writer(Format::Qcow2, dev.clone(), None).unwrap();
+        w.write_zeroes(0, 49_152).unwrap();
+        w.write(307_200, &[0; 20_480]).unwrap();
+        w.finish().unwrap();
+        let before = dev.to_vec();
+        let seen = view(vec![image(Format::Qcow2, &before).unwrap()]);
+        let run = |dev: WriteDevice| {
+            let w = writer(Format::Qcow2, dev, None)?;
+            compact::drop_zeros(w.as_ref(), &JobContext::detached())?;
+            w.compact(&|| Ok(()))?;
+            w.finish()
+        };
+        let dev = Faulty::new(before.clone());
+        run(dev.clone()).unwrap();
+        assert!(dev.to_vec().len() < before.len(), "{options:?}: {} then {}", before.len(), dev.to_vec().len());
+        power_cuts(&before, &dev.record(), |cut, bytes| {
+            let now = image(Format::Qcow2, &bytes).unwrap_or_else(|e| panic!("{options:?} {cut}: {e}"));
+            assert!(view(vec![now]) == seen, "{options:?} {cut}");
+        });
+        for at in 0.. {
+            let mut reached = false;
+            for (once, errno) in [(true, libc::EIO), (false, libc::ENOSPC)] {
+                let dev = Faulty::new(before.clone());
+                dev.fail(Some(Failure { at, once, errno, reads: false }));
+                let done = run(dev.clone());
+                reached |= dev.operations() > at;
+                let now = image(Format::Qcow2, &dev.to_vec()).unwrap_or_else(|e| panic!("{options:?} {at} {done:?}: {e}"));
+                assert!(view(vec![now]) == seen, "{options:?} {at} {done:?}");
+            }
+            if !reached {
+                break;
+            }
         }
     }
 }

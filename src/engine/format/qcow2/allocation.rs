@@ -284,6 +284,20 @@ impl Allocator {
         failed.map_or(Ok(()), Err)
     }
 
+    /// How many of the first `clusters` clusters something uses.
+    pub fn count_used(&mut self, clusters: u64) -> Result<u64> {
+        let (mut used, mut at) = (0, 0);
+        while at < clusters {
+            if !self.refs.has_block(at) {
+                at = (at / self.refs.per_block() + 1) * self.refs.per_block();
+                continue;
+            }
+            used += u64::from(self.refs.get(at)? > 0);
+            at += 1;
+        }
+        Ok(used)
+    }
+
     /// Where the last used cluster of a file of `len` bytes ends.
     pub fn used_end(&mut self, len: u64) -> Result<u64> {
         let mut clusters = len.div_ceil(self.cluster());

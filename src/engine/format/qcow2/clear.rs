@@ -35,18 +35,10 @@ impl Shared {
             }
         }
         self.flush(&mut s)?;
-        self.dev.flush()?;
-        let file = |dev: &crate::engine::io::WriteDevice| dev.as_file().is_none_or(|f| !f.is_block_device());
-        if let Some(data) = self.data.as_ref().filter(|d| file(d)) {
+        if let Some(data) = &self.data {
             data.write_zeroes(0, data.len())?;
             data.flush()?;
         }
-        let len = self.dev.len();
-        let end = s.alloc.used_end(len)?;
-        if end < len && file(&self.dev) {
-            self.dev.set_len(end)?;
-            self.dev.flush()?;
-        }
-        Ok(())
+        self.cut_tail(&mut s)
     }
 }

@@ -1,0 +1,260 @@
+//! Compact: space that an image takes on the host without holding anything goes back, in place. What a guest sees stays.
+//!
+//! 1. qcow2: clusters that are counted and that nobody uses (leaks) are given back, by the repair of leaks;
+//! 2. units full of zeros become zeros that are not stored, or holes in the host file: one write each of the format's own;
+//! 3. qcow2: clusters at the end of the file move into free ones before it, and the file is cut.
+//!
+//! Each step changes the image in its format's crash-safe order, so a cut leaves the same content, with more or less space given back.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::check::{counts, tools};
+use super::edit;
+use super::plan::{Plan, PlanFile, Undo};
+use super::{Operation, Outcome, pieces, pipeline::Chunk};
+use crate::engine::chain::{Chain, Disk, OpenOptions};
+use crate::engine::error::{Context, Error, ErrorKind, Result};
+use crate::engine::format::check::{Repair, Repairing};
+use crate::engine::format::write::DiskWriter;
+use crate::engine::format::{Format, Image, Source};
+use crate::engine::io::bytes::is_zero;
+use crate::engine::io::file::FileDevice;
+use crate::engine::io::gate::Gate;
+use crate::engine::io::{Device, ReadAt};
+use crate::engine::job::{Claim, JobContext};
+use crate::engine::model::Kind;
+
+/// The smallest hole worth punching.
+const HOLE: u64 = 4096;
+
+/// What to do, as plain data.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CompactSpec {
+    /// The image.
+    pub image: PathBuf,
+    /// Its format; `None` probes.
+    pub format: Option<Format>,
+    /// Open whatever file the image names.
+    pub follow: bool,
+}
+
+impl CompactSpec {
+    /// Of the image at `image`.
+    pub fn new(image: impl Into<PathBuf>) -> Self {
+        CompactSpec { image: image.into(), format: None, follow: false }
+    }
+
+    /// What it does, in a line.
+    pub fn title(&self) -> String {
+        format!("compact {}", self.image.display())
+    }
+
+    /// The arguments of the `cowshed` command that does the same.
+    pub fn command(&self) -> Vec<String> {
+        let mut out: Vec<String> = vec!["compact".into()];
+        out.extend(self.format.iter().flat_map(|f| ["-f".to_string(), f.name().into()]));
+        out.extend(self.follow.then(|| "--follow".to_string()));
+        out.push(self.image.display().to_string());
+        out
+    }
+
+    fn gate(&self) -> Gate {
+        Gate::around(&self.image).follow(self.follow)
+    }
+
+    /// The image with its chain.
+    fn open(&self) -> Result<Chain> {
+        let options = OpenOptions { format: self.format, gate: Some(self.gate()), ..OpenOptions::default() };
+        let chain = Chain::open(&self.image, &options)?;
+        chain.disk()?;
+        Ok(chain)
+    }
+
+    /// Lost clusters; an error when the check finds damage, which compacting could make worse.
+    fn leaks(&self, dev: Device, format: Format) -> Result<u64> {
+        let Some(tools) = tools(format) else { return Ok(0) };
+        let report = (tools.check)(&Source { dev, path: self.image.clone(), gate: self.gate() })?;
+        match counts(&report) {
+            (0, leaks, 0) => Ok(leaks),
+            _ => Err(Error::corrupt("it is damaged: it must be repaired before it is compacted")
+                .op("compact")
+                .path(&self.image)
+                .hint("look with cowshed check; check -r all repairs")),
+        }
+    }
+}
+
+/// The operation of a [`CompactSpec`].
+pub struct Compact {
+    spec: CompactSpec,
+}
+
+impl Compact {
+    /// Touches nothing yet.
+    pub fn new(spec: CompactSpec) -> Self {
+        Compact { spec }
+    }
+
+    /// Gives back what is counted and not used.
+    fn drop_leaks(&self, job: &JobContext) -> Result<()> {
+        let spec = &self.spec;
+        let (dev, _guard) = edit::hold(&spec.image)?;
+        let reader: Device = dev.clone();
+        let format = spec.open()?.layers.first().map_or(Format::Raw, |l| l.format());
+        let Some(run) = tools(format).and_then(|t| t.repair) else { return Ok(()) };
+        if spec.leaks(reader.clone(), format)? == 0 {
+            return Ok(());
+        }
+        job.progress.set_phase("giving back lost clusters");
+        let source = Source { dev: reader, path: spec.image.clone(), gate: spec.gate() };
+        // Nothing that is in use changes, so there is nothing to keep for an undo.
+        run(&Repairing { dev, source, repair: Repair::Leaks, keep: &|_| Ok(()), tick: &|_, _| job.stop_if_asked() })?;
+        Ok(())
+    }
+}
+
+/// The piece at or after `at` that is stored in the host file.
+fn next(image: &dyn Image, files: &[Device], mut at: u64) -> Result<Option<Chunk>> {
+    while at < image.size() {
+        let m = image.map(at, image.size() - at)?;
+        let mut len = m.len;
+        let stored = match (m.kind, m.place) {
+            (Kind::Data, Some(place)) => match files.get(place.file) {
+                Some(dev) => {
+                    let host = dev.host_range(place.offset, m.len)?;
+                    len = len.min(host.len).max(1);
+                    !host.hole || image.format() == Format::Qcow2
+                }
+                None => true,
+            },
+            (Kind::Compressed, _) => true,
+            _ => false,
+        };
+        if stored {
+            return Ok(Some(pieces::piece(at, len, false)));
+        }
+        at += len;
+    }
+    Ok(None)
+}
+
+/// Lets go of units of `writer`'s image that hold nothing but zeros. The guest bytes let go of.
+pub(super) fn drop_zeros(writer: &dyn DiskWriter, job: &JobContext) -> Result<()> {
+    let image = writer.reader();
+    let files = image.files();
+    let disk = Disk::new(vec![image.clone()]);
+    // A table entry stands for a whole cluster; in other formats any hole is space.
+    let cell = if image.format() == Format::Qcow2 { writer.unit() } else { HOLE };
+    let size = image.size();
+    let copy = |chunk: Chunk, buffers: &mut pieces::Buffers| {
+        let data = buffers.0.get_mut(..chunk.len as usize).unwrap_or_default();
+        disk.read_at(chunk.offset, data)?;
+        job.progress.add_read(chunk.len);
+        job.progress.add_done(chunk.len);
+        let mut run: Option<(u64, u64)> = None;
+        let (mut at, end) = (chunk.offset, chunk.offset + chunk.len);
+        while at < end {
+            let stop = (at - at % cell + cell).min(end);
+            let whole = at.is_multiple_of(cell) && (stop.is_multiple_of(cell) || stop == size);
+            let part = data.get((at - chunk.offset) as usize..(stop - chunk.offset) as usize).unwrap_or_default();
+            if whole && is_zero(part) {
+                run = Some(run.map_or((at, stop), |(start, _)| (start, stop)));
+            } else if let Some((start, stop)) = run.take() {
+                writer.write_zeroes(start, stop - start)?;
+            }
+            at = stop;
+        }
+        if let Some((start, stop)) = run {
+            writer.write_zeroes(start, stop - start)?;
+        }
+        Ok(())
+    };
+    pieces::each(|at| next(image.as_ref(), &files, at), copy, job)?;
+    writer.flush()
+}
+
+/// Bytes that `image` and its further files take on the host now.
+fn allocated(chain: &Chain) -> u64 {
+    chain.layers.first().map_or(0, |l| l.files().iter().map(|f| f.allocated()).sum())
+}
+
+impl Operation for Compact {
+    fn claims(&self) -> Result<Vec<Claim>> {
+        let chain = self.spec.open()?;
+        let below = chain.nodes.iter().skip(1).map(|n| Claim::read(&n.path));
+        Ok(std::iter::once(Claim::write(&self.spec.image)).chain(below).collect())
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        let spec = &self.spec;
+        edit::refuse_in_use(&spec.image)?;
+        let chain = spec.open()?;
+        let top = chain.layers.first().ok_or_else(|| Error::new(ErrorKind::Internal, "a chain without layers"))?;
+        let format = top.format();
+        if format.entry().open_write.is_none() {
+            return Err(Error::unsupported(format!("cowshed does not write into {format} images"))
+                .op("compact")
+                .path(&spec.image));
+        }
+        let mut plan = Plan {
+            title: spec.title(),
+            writes: vec![PlanFile { path: spec.image.clone(), what: format!("{format} image, changed in place") }],
+            undo: Undo::Possible("there is nothing to take back: the content stays".into()),
+            ..Plan::default()
+        };
+        let files = top.files();
+        plan.read_bytes = pieces::estimate(top.size(), |at| next(top.as_ref(), &files, at))?.likely;
+        let dev: Device = Arc::new(FileDevice::open(&spec.image)?);
+        let leaks = spec.leaks(dev, format)?;
+        if leaks > 0 {
+            let cluster = top.describe().cluster_size.unwrap_or(0);
+            plan.freed_bytes = leaks.saturating_mul(cluster);
+            plan.steps.push(format!("{leaks} clusters that nobody uses are given back"));
+        }
+        let snapshots = top.describe().snapshots.len();
+        if snapshots > 0 {
+            plan.warnings.push(format!("what its {snapshots} internal snapshot(s) share stays where it is, zeros too"));
+        } else {
+            plan.steps.push("zeros that are stored are given back".into());
+        }
+        if format == Format::Qcow2 {
+            plan.steps.push("clusters at the end of the file move into free ones, and the file is cut".into());
+            if top.describe().compressed {
+                plan.warnings.push("compressed clusters stay where they are; convert -c packs them anew".into());
+            }
+            if !top.describe().bitmaps.is_empty() {
+                plan.warnings.push("its dirty bitmaps are given up: the next incremental backup takes all".into());
+            }
+        }
+        plan.steps.push(format!("it takes {} bytes on the host now", allocated(&chain)));
+        Ok(plan)
+    }
+
+    fn run(&self, plan: &Plan, job: &JobContext) -> Result<Outcome> {
+        let spec = &self.spec;
+        let before = allocated(&spec.open()?);
+        job.progress.set_total(plan.read_bytes.max(1));
+        self.drop_leaks(job).op("compact").path(&spec.image)?;
+        let top = edit::open(&spec.image, spec.format, &spec.gate())?;
+        top.writer.keep_identity();
+        job.progress.set_phase("looking for zeros");
+        // Letting go of a cluster that a snapshot keeps frees nothing, and may copy a table.
+        if top.writer.reader().describe().snapshots.is_empty() {
+            drop_zeros(top.writer.as_ref(), job).op("compact").path(&spec.image)?;
+        }
+        job.progress.set_phase("moving clusters");
+        let moved = top.writer.compact(&|| job.checkpoint()).op("compact").path(&spec.image)?;
+        job.finishing()?;
+        top.writer.finish().op("compact").path(&spec.image)?;
+        drop(top);
+        let after = allocated(&spec.open()?);
+        let summary = format!(
+            "{} takes {after} bytes on the host, {} fewer than before; {moved} clusters were moved",
+            spec.image.display(),
+            before.saturating_sub(after)
+        );
+        job.log(summary.clone());
+        Ok(Outcome { summary, made: Vec::new() })
+    }
+}

@@ -1,0 +1,211 @@
+//! `compact`, `relink` and `chain`: space really given back, links proven before they are changed, layers taken out and put in.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::common::{content, cowshed_in, create, dir, noise, qemu_content, qemu_io, run, s, text};
+use cowshed::engine::format::Format;
+
+fn ok(cwd: &Path, args: &[&str]) -> String {
+    let out = cowshed_in(cwd, args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+fn fails(cwd: &Path, args: &[&str], words: &[&str]) {
+    let out = cowshed_in(cwd, args);
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{args:?}: {told}");
+    assert!(words.iter().all(|w| told.contains(w)), "{args:?}: {told}");
+}
+
+fn taken(path: &Path) -> u64 {
+    std::fs::metadata(path).unwrap().blocks() * 512
+}
+
+#[test]
+fn a_qcow2_gives_back_its_leaks_zeros_and_tail() {
+    let dir = dir();
+    let cwd = dir.path();
+    for options in ["cluster_size=4k", "cluster_size=64k,compat=0.10", "cluster_size=16k,extended_l2=on"] {
+        let image = cwd.join("a.qcow2");
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", options, s(&image), "8M"]);
+        qemu_io("qcow2", &image, &["write -P 1 0 2M", "write -P 0 2M 2M", "write -P 3 4M 1M", "write -P 4 6M 2M"]);
+        // What is let go of in the front makes holes that only moving fills.
+        qemu_io("qcow2", &image, &["discard 0 1M", "discard 4M 512k"]);
+        let (want, len, before) = (content(&image), std::fs::metadata(&image).unwrap().len(), taken(&image));
+        let told = ok(cwd, &["compact", "--dry-run", "a.qcow2"]);
+        assert!(told.contains("the file is cut"), "{told}");
+        assert_eq!(std::fs::metadata(&image).unwrap().len(), len);
+        ok(cwd, &["compact", "a.qcow2"]);
+        run("qemu-img", &["check", "-q", s(&image)]);
+        assert!(content(&image) == want && qemu_content("qcow2", &image) == want, "{options}");
+        let (after, short) = (taken(&image), std::fs::metadata(&image).unwrap().len());
+        assert!(after <= before && short < len, "{options}: {before} then {after}, {len} then {short}");
+        // Half of what was written was zeros or discarded; tables are little.
+        let data = want.chunks(4096).filter(|c| c.iter().any(|b| *b != 0)).count() as u64 * 4096;
+        assert!(short < data + (1 << 20), "{options}: {short} bytes for {data} of data");
+    }
+}
+
+#[test]
+fn snapshots_keep_what_is_theirs_when_compacted() {
+    let dir = dir();
+    let cwd = dir.path();
+    let image = cwd.join("a.qcow2");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", s(&image), "4M"]);
+    qemu_io("qcow2", &image, &["write -P 1 0 1M", "write -P 2 1M 1M"]);
+    run("qemu-img", &["snapshot", "-c", "s", s(&image)]);
+    qemu_io("qcow2", &image, &["write -P 3 0 512k", "write -P 0 2M 1M", "discard 1M 512k"]);
+    let then = |d: &Path| {
+        run("qemu-img", &["convert", "-l", "s", "-f", "qcow2", "-O", "raw", s(&image), s(&d.join("then"))]);
+        std::fs::read(d.join("then")).unwrap()
+    };
+    let (want, old) = (content(&image), then(cwd));
+    ok(cwd, &["compact", "a.qcow2"]);
+    run("qemu-img", &["check", "-q", s(&image)]);
+    assert!(content(&image) == want && then(cwd) == old);
+}
+
+#[test]
+fn every_format_gives_stored_zeros_back() {
+    let dir = dir();
+    let cwd = dir.path();
+    let mut want = noise(1, 6 << 20);
+    want[1 << 20..5 << 20].fill(0);
+    for format in [Format::Raw, Format::Vmdk, Format::Vdi, Format::Vhd, Format::Vhdx, Format::Qcow, Format::Cow, Format::Qcow2] {
+        let image = cwd.join(format!("a.{format}"));
+        let w = create(format, &image, 6 << 20, &[], None);
+        w.write(0, &noise(1, 6 << 20)).unwrap();
+        w.write(1 << 20, &vec![0; 4 << 20]).unwrap();
+        w.finish().unwrap();
+        drop(w);
+        let before = taken(&image);
+        ok(cwd, &["compact", "-f", format.name(), s(&image)]);
+        assert!(content(&image) == want, "{format}");
+        assert!(taken(&image) + (3 << 20) < before, "{format}: {before} then {}", taken(&image));
+        if format != Format::Cow {
+            assert!(qemu_content(format.driver(), &image) == want, "{format} as QEMU reads it");
+        }
+    }
+}
+
+#[test]
+fn a_moved_base_is_found_and_proven() {
+    let dir = dir();
+    let cwd = dir.path();
+    std::fs::create_dir(cwd.join("moved")).unwrap();
+    for format in [Format::Qcow2, Format::Qcow, Format::Cow, Format::Vmdk, Format::Vhd, Format::Vhdx] {
+        let parent = if matches!(format, Format::Qcow2 | Format::Qcow | Format::Cow) { Format::Raw } else { format };
+        let (base, top) = (cwd.join("base.img"), cwd.join(format!("top.{format}")));
+        let w = create(parent, &base, 3 << 20, &[], None);
+        w.write(0, &noise(2, 3 << 20)).unwrap();
+        w.finish().unwrap();
+        drop(w);
+        let w = create(format, &top, 3 << 20, &[], Some(&base));
+        w.write(512 << 10, &noise(3, 100_000)).unwrap();
+        w.finish().unwrap();
+        drop(w);
+        let want = content(&top);
+        let to = cwd.join(format!("moved/new-{format}.img"));
+        std::fs::rename(&base, &to).unwrap();
+        fails(cwd, &["map", s(&top)], &["base.img"]);
+        ok(cwd, &["relink", "-F", parent.name(), s(&top), s(&to)]);
+        assert!(content(&top) == want, "{format}");
+        // And back into the folder, under its old name elsewhere: found by itself.
+        let again = cwd.join("moved/base.img");
+        let named = cwd.join("base.img");
+        std::fs::rename(&to, &named).unwrap();
+        ok(cwd, &["relink", "-F", parent.name(), s(&top), s(&named)]);
+        std::fs::rename(&named, &again).unwrap();
+        let told = ok(cwd, &["relink", "--find", "-F", parent.name(), s(&top)]);
+        assert!(told.contains("moved/base.img"), "{format}: {told}");
+        assert!(content(&top) == want, "{format} found");
+        // Another image is not the one.
+        let other = cwd.join("other.img");
+        let w = create(parent, &other, 5 << 20, &[], None);
+        w.finish().unwrap();
+        drop(w);
+        fails(cwd, &["relink", "-F", parent.name(), s(&top), s(&other)], &["--force"]);
+        assert!(content(&top) == want, "{format} refused");
+        ok(cwd, &["relink", "--force", "-F", parent.name(), s(&top), s(&other)]);
+        assert!(content(&top) != want, "{format} forced");
+        std::fs::remove_file(&again).unwrap();
+        std::fs::remove_file(&other).unwrap();
+        std::fs::remove_file(&top).unwrap();
+    }
+}
+
+#[test]
+fn a_parent_that_was_written_to_is_taken_again_only_by_force() {
+    let dir = dir();
+    let cwd = dir.path();
+    for format in [Format::Vmdk, Format::Vdi, Format::Vhdx] {
+        let (base, top) = (cwd.join(format!("base.{format}")), cwd.join(format!("top.{format}")));
+        create(format, &base, 3 << 20, &[], None).finish().unwrap();
+        create(format, &top, 3 << 20, &[], Some(&base)).finish().unwrap();
+        let w = crate::common::open_writer(&base);
+        w.write(0, &noise(4, 4096)).unwrap();
+        w.finish().unwrap();
+        drop(w);
+        fails(cwd, &["map", s(&top)], &["not the parent"]);
+        fails(cwd, &["relink", s(&top), s(&base)], &["not the parent", "--force"]);
+        ok(cwd, &["relink", "--force", s(&top), s(&base)]);
+        assert!(content(&top) == content(&base), "{format}");
+    }
+}
+
+#[test]
+fn layers_are_taken_out_and_put_in() {
+    let dir = dir();
+    let cwd = dir.path();
+    std::fs::write(cwd.join("base.raw"), text(1, 1 << 20)).unwrap();
+    let qcow2 = |base: &str, format: &str, name: &str, size: &str, writes: &[&str]| {
+        run(
+            "qemu-img",
+            &["create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "-b", base, "-F", format, s(&cwd.join(name)), size],
+        );
+        qemu_io("qcow2", &cwd.join(name), writes);
+    };
+    qcow2("base.raw", "raw", "mid.qcow2", "1M", &["write -P 5 100k 50k", "write -z 200k 64k"]);
+    qcow2("mid.qcow2", "qcow2", "one.qcow2", "1M", &["write -P 6 120k 10k"]);
+    qcow2("mid.qcow2", "qcow2", "two.qcow2", "2M", &["write -P 7 0 10k"]);
+    let want = ["one.qcow2", "two.qcow2"].map(|n| content(&cwd.join(n)));
+    fails(cwd, &["chain", "remove", "one.qcow2"], &["nothing that was found stands on it"]);
+    let told = ok(cwd, &["chain", "remove", "--dry-run", "--forever", "mid.qcow2"]);
+    assert!(told.contains("one.qcow2 is rebased onto base.raw") && told.contains("two.qcow2"), "{told}");
+    ok(cwd, &["chain", "remove", "--forever", "mid.qcow2"]);
+    assert!(!cwd.join("mid.qcow2").exists());
+    for (name, want) in ["one.qcow2", "two.qcow2"].iter().zip(&want) {
+        assert!(content(&cwd.join(name)) == *want && qemu_content("qcow2", &cwd.join(name)) == *want, "{name}");
+        run("qemu-img", &["check", "-q", s(&cwd.join(name))]);
+    }
+    ok(cwd, &["chain", "insert", "new.qcow2", "one.qcow2"]);
+    let info = ok(cwd, &["info", "--backing-chain", "one.qcow2"]);
+    assert!(info.contains("new.qcow2") && info.contains("base.raw"), "{info}");
+    assert!(content(&cwd.join("one.qcow2")) == want[0] && qemu_content("qcow2", &cwd.join("one.qcow2")) == want[0]);
+    fails(cwd, &["chain", "insert", "new.qcow2", "one.qcow2"], &["already"]);
+    // The base itself: those above it stand alone then.
+    ok(cwd, &["chain", "remove", "--forever", "new.qcow2"]);
+    ok(cwd, &["chain", "remove", "--forever", "base.raw"]);
+    for (name, want) in ["one.qcow2", "two.qcow2"].iter().zip(&want) {
+        assert!(content(&cwd.join(name)) == *want, "{name} alone");
+    }
+    for format in [Format::Vmdk, Format::Vhd, Format::Vhdx] {
+        let at = |n: &str| cwd.join(format!("{n}.{format}"));
+        create(format, &at("base"), 3 << 20, &[], None).write(0, &noise(1, 1 << 20)).unwrap();
+        let w = create(format, &at("base"), 3 << 20, &[], None);
+        w.write(0, &noise(1, 1 << 20)).unwrap();
+        w.finish().unwrap();
+        drop(w);
+        let w = create(format, &at("top"), 3 << 20, &[], Some(&at("base")));
+        w.write(600_000, &noise(2, 4096)).unwrap();
+        w.finish().unwrap();
+        drop(w);
+        let want = content(&at("top"));
+        ok(cwd, &["chain", "insert", s(&at("new")), s(&at("top"))]);
+        assert!(content(&at("top")) == want, "{format} with a layer more");
+        ok(cwd, &["chain", "remove", "--forever", s(&at("new"))]);
+        assert!(content(&at("top")) == want, "{format} with it taken out again");
+    }
+}
