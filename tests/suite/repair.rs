@@ -119,7 +119,7 @@ const EXT: &str = "-o extended_l2=on";
 
 static CASES: &[Case] = &[
     case("counts too low", |f, p| (8..20).for_each(|n| p.count(f, n, 0)), &[], false),
-    case("a count too low, but not zero", |f, p| p.count(f, word(f, p.at(0)) / p.cluster & 0xffff, 1), &[], true),
+    case("a count too low, but not zero", |f, p| p.count(f, (word(f, p.at(0)) / p.cluster) & 0xffff, 1), &[], true),
     case(
         "leaks",
         |f, p| {

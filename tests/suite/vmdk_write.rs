@@ -764,9 +764,12 @@ fn cut_everywhere(before: &[Vec<u8>], log: &[(usize, Op)], mut visit: impl FnMut
     }
 }
 
+/// What was done to which file, in order.
+type Log = Arc<Mutex<Vec<(usize, Op)>>>;
+
 /// Opens the disk of `names` (the descriptor first) in `folder` for writing, noting what is done.
-fn open_noted(folder: &Path, names: &[&str]) -> (Arc<dyn DiskWriter>, Arc<Mutex<Vec<(usize, Op)>>>) {
-    let log: Arc<Mutex<Vec<(usize, Op)>>> = Arc::default();
+fn open_noted(folder: &Path, names: &[&str]) -> (Arc<dyn DiskWriter>, Log) {
+    let log = Log::default();
     let all: Vec<String> = names.iter().map(|n| (*n).to_string()).collect();
     let (folder, noted) = (folder.to_path_buf(), log.clone());
     let open = move |name: &str| -> WriteDevice {
