@@ -75,7 +75,12 @@ pub fn rounds(default: usize) -> usize {
 pub fn duel(title: &str, rounds: usize, sides: &[Side<'_>]) -> Vec<Cost> {
     let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); sides.len()];
     for round in 0..=rounds {
-        for (side, costs) in sides.iter().zip(&mut costs) {
+        let mut order: Vec<_> = sides.iter().zip(&mut costs).collect();
+        // Back and forth: a side that always came after the same other one would inherit what that one did to the disk's quota.
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for (side, costs) in order {
             (side.before)();
             let cost = run(&mut (side.command)(), &side.after);
             if round > 0 {
