@@ -41,6 +41,7 @@ mod qcow2_write;
 mod ready;
 mod repair;
 mod repair_formats;
+mod repair_qcow;
 mod resize;
 mod sanitize;
 mod snapshot_images;

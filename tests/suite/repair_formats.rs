@@ -25,11 +25,11 @@ fn le32(f: &File, at: u64) -> u32 {
     u32::from_le_bytes(b)
 }
 
-fn put(f: &File, at: u64, bytes: &[u8]) {
+pub fn put(f: &File, at: u64, bytes: &[u8]) {
     f.write_all_at(bytes, at).unwrap();
 }
 
-fn len(f: &File) -> u64 {
+pub fn len(f: &File) -> u64 {
     f.metadata().unwrap().len()
 }
 
@@ -141,12 +141,12 @@ fn check(format: Format, bytes: Vec<u8>) -> Result<CheckReport> {
 }
 
 /// Damage, and lost space.
-fn errors(format: Format, bytes: Vec<u8>) -> u64 {
+pub fn errors(format: Format, bytes: Vec<u8>) -> u64 {
     // A fixed disk with a wrong checksum only is one fault.
     check(format, bytes).map_or(u64::MAX, |r| r.count(Severity::Corruption) + r.count(Severity::Leak))
 }
 
-fn mend(format: Format, dev: &WriteDevice, repair: Repair) -> Result<Repaired> {
+pub fn mend(format: Format, dev: &WriteDevice, repair: Repair) -> Result<Repaired> {
     let source = Source { dev: dev.clone(), path: "image".into(), gate: Gate::closed() };
     (tools(format).unwrap().repair.unwrap())(&Repairing {
         dev: dev.clone(),

@@ -10,6 +10,9 @@ use super::rules;
 /// Ranges kept at most (some 200 MiB); an image would have to be very large and written quite at random to have more.
 const MAX_RANGES: usize = 8 << 20;
 
+/// What is said of an overlap with something that is no named structure.
+const UNNAMED: &str = "something stored before";
+
 /// The uses found so far. The unit is the caller's: bytes, or numbers of blocks.
 #[derive(Default)]
 pub struct Uses {
@@ -33,6 +36,11 @@ impl Uses {
         self.named.push((range, what));
     }
 
+    /// Whether `other`, which a use was found to overlap, is a named structure.
+    pub fn is_name(other: &str) -> bool {
+        other != UNNAMED
+    }
+
     /// Uses `start..start + len`; what it overlaps, if anything.
     pub fn unit(&mut self, start: u64, len: u64) -> Option<&'static str> {
         self.take(start..start.saturating_add(len))
@@ -53,11 +61,17 @@ impl Uses {
         }
     }
 
-    fn take(&mut self, range: Range<u64>) -> Option<&'static str> {
-        let overlap = self.taken.first_in(range.clone()).map(|at| {
+    /// What `start..start + len` overlaps, if anything, without using it.
+    pub fn over(&self, start: u64, len: u64) -> Option<&'static str> {
+        let range = start..start.saturating_add(len);
+        self.taken.first_in(range.clone()).map(|at| {
             let named = self.named.iter().find(|(r, _)| r.start < range.end && at < r.end && range.start < r.end);
-            named.map_or("something stored before", |(_, what)| what)
-        });
+            named.map_or(UNNAMED, |(_, what)| what)
+        })
+    }
+
+    fn take(&mut self, range: Range<u64>) -> Option<&'static str> {
+        let overlap = self.over(range.start, range.end - range.start);
         if self.taken.len() < MAX_RANGES {
             self.taken.insert(range);
         } else {

@@ -33,8 +33,8 @@ pub struct Tools {
 pub fn tools(format: Format) -> Option<Tools> {
     match format {
         Format::Qcow2 => Some(Tools { check: qcow2::check::check, repair: Some(qcow2::repair::repair) }),
-        Format::Qcow => Some(Tools { check: qcow::check::check, repair: None }),
-        Format::Cow => Some(Tools { check: cow::check::check, repair: None }),
+        Format::Qcow => Some(Tools { check: qcow::check::check, repair: Some(qcow::repair::repair) }),
+        Format::Cow => Some(Tools { check: cow::check::check, repair: Some(cow::repair::repair) }),
         Format::Vmdk => Some(Tools { check: vmdk::check, repair: Some(vmdk::repair) }),
         Format::Vdi => Some(Tools { check: vdi::check::check, repair: Some(vdi::repair::repair) }),
         Format::Vhd => Some(Tools { check: vhd::check::check, repair: Some(vhd::repair::repair) }),

@@ -10,6 +10,10 @@ use crate::engine::io::read_up_to;
 use crate::engine::units::SECTOR;
 
 rules! {
+    OUTSIDE "outside" Corruption Lossy,
+        "sectors are marked as stored here, and the file ends before them",
+        "The file was cut short: the guest reads zeros there.",
+        "The file is made as long as the bitmap says: what was cut off is lost, and reads as zeros.";
     SHORT "bitmap-short" Note No,
         "the file ends within the bitmap",
         "Sectors whose bits are not there count as not stored.",
@@ -57,7 +61,8 @@ pub fn check(source: &Source) -> Result<CheckReport> {
                     guest: Some((first * SECTOR, missing * SECTOR)),
                     detail: format!("sectors {first} to {} are marked as stored here", sector + count - 1),
                 };
-                report.note_many(&rules::OUTSIDE, spot, missing);
+                report.note_many(&OUTSIDE, spot, missing);
+                report.lose(first * SECTOR, missing * SECTOR);
             }
         }
         sector += count;

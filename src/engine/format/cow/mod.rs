@@ -7,6 +7,7 @@ pub mod bitmap;
 pub mod check;
 pub mod header;
 pub mod image;
+pub mod repair;
 mod write;
 
 use super::probe::{Match, Probe};
@@ -20,7 +21,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
     driver: "cow",
     title: "User-mode Linux copy-on-write, version 2",
     extensions: &["cow"],
-    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, check: true, ..Caps::NONE },
+    caps: Caps { read: true, write: true, create: true, backing: true, sparse: true, check: true, repair: true, ..Caps::NONE },
     guide: Guide {
         what: "Changes against a read-only disk: one bit per sector says whether the sector is in this file.",
         origin: "User-mode Linux (2001); QEMU wrote version 2 until it dropped the format in 2014.",

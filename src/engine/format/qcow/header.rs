@@ -72,7 +72,7 @@ impl Header {
         }
         // QEMU counts in sectors: what is left of the last one does not exist for a guest.
         let size = size / SECTOR * SECTOR;
-        let backing = backing_name(dev, u64_at(8), u64::from(u32_at(16)))?;
+        let backing = backing_name(dev)?;
         Ok(Header { backing, mtime: u32_at(20), size, cluster_bits, l2_bits, crypt, l1_offset, l1_entries })
     }
 
@@ -86,7 +86,12 @@ impl Header {
     }
 }
 
-fn backing_name(dev: &dyn ReadAt, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {
+/// Where the backing file's name is: byte and length. `None` when there is none.
+///
+/// Errors: a name longer than [`MAX_NAME`].
+pub(super) fn name_place(dev: &dyn ReadAt) -> Result<Option<(u64, u64)>> {
+    let b = read_vec(dev, 8, 12, 12).op("read header")?;
+    let (offset, len) = (be64(&b, 0).unwrap_or_default(), u64::from(be32(&b, 8).unwrap_or_default()));
     if offset == 0 || len == 0 {
         return Ok(None);
     }
@@ -95,5 +100,10 @@ fn backing_name(dev: &dyn ReadAt, offset: u64, len: u64) -> Result<Option<Vec<u8
             .op("read header")
             .at(16));
     }
+    Ok(Some((offset, len)))
+}
+
+fn backing_name(dev: &dyn ReadAt) -> Result<Option<Vec<u8>>> {
+    let Some((offset, len)) = name_place(dev)? else { return Ok(None) };
     read_vec(dev, offset, len, MAX_NAME as u64).op("read the backing file's name").map(Some)
 }

@@ -8,7 +8,7 @@ use super::header::Header;
 use super::tables::{Entry, Tables};
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::{Format, Image, Source};
-use crate::engine::io::{Device, past_end, read_vec};
+use crate::engine::io::{Device, ReadAt, past_end, read_vec};
 use crate::engine::model::{BackingRef, Description, Fact, Kind, Mapping, ParentIdentity, Place};
 
 /// Clusters looked at in one call of `map`, so that a hostile image cannot hold a caller for long.
@@ -64,19 +64,19 @@ impl Qcow {
         };
         Ok((entry, mapping))
     }
+}
 
-    /// The plain bytes of compressed cluster `cluster`.
-    fn inflate(&self, offset: u64, len: u64) -> Result<Vec<u8>> {
-        let packed = read_vec(self.dev.as_ref(), offset, len, self.header.cluster_size()).op("read a compressed cluster")?;
-        let mut plain = vec![0u8; self.header.cluster_size() as usize];
-        let mut stream = Decompress::new(false);
-        // The stream may end late or not at all, as long as a whole cluster comes out of it.
-        let done = stream.decompress(&packed, &mut plain, FlushDecompress::Finish);
-        if done.is_err() || stream.total_out() != plain.len() as u64 {
-            return Err(Error::corrupt("a compressed cluster cannot be unpacked").op("read a compressed cluster").at(offset));
-        }
-        Ok(plain)
+/// The plain bytes of the compressed cluster of `len` bytes at byte `offset`.
+pub(super) fn inflate(dev: &dyn ReadAt, header: &Header, offset: u64, len: u64) -> Result<Vec<u8>> {
+    let packed = read_vec(dev, offset, len, header.cluster_size()).op("read a compressed cluster")?;
+    let mut plain = vec![0u8; header.cluster_size() as usize];
+    let mut stream = Decompress::new(false);
+    // The stream may end late or not at all, as long as a whole cluster comes out of it.
+    let done = stream.decompress(&packed, &mut plain, FlushDecompress::Finish);
+    if done.is_err() || stream.total_out() != plain.len() as u64 {
+        return Err(Error::corrupt("a compressed cluster cannot be unpacked").op("read a compressed cluster").at(offset));
     }
+    Ok(plain)
 }
 
 impl Image for Qcow {
@@ -119,7 +119,7 @@ impl Image for Qcow {
             let part = rest.get_mut(..n).unwrap_or_default();
             match (entry, step.place) {
                 (Entry::Compressed { offset, len }, _) => {
-                    let plain = self.inflate(offset, len)?;
+                    let plain = inflate(self.dev.as_ref(), &self.header, offset, len)?;
                     let within = (at & (self.header.cluster_size() - 1)) as usize;
                     for (to, from) in part.iter_mut().zip(plain.iter().skip(within)) {
                         *to = *from;

@@ -5,6 +5,7 @@
 pub mod check;
 pub mod header;
 pub mod image;
+pub mod repair;
 pub mod tables;
 mod write;
 
@@ -29,6 +30,7 @@ pub static ENTRY: FormatEntry = FormatEntry {
         encryption: true,
         sparse: true,
         check: true,
+        repair: true,
         ..Caps::NONE
     },
     guide: Guide {

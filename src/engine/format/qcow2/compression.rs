@@ -30,7 +30,7 @@ struct Encoders {
 
 thread_local! {
     static ENCODERS: RefCell<Encoders> = RefCell::new(Encoders {
-        zlib: Compress::new_with_window_bits(flate2::Compression::new(ZLIB_LEVEL), false, WINDOW),
+        zlib: deflater(),
         zstd: None,
     });
 }
@@ -45,10 +45,20 @@ pub fn compress(kind: Compression, cluster: &[u8]) -> Result<Option<Vec<u8>>> {
 
 fn deflate(encoder: &mut Compress, cluster: &[u8]) -> Option<Vec<u8>> {
     encoder.reset();
-    let mut out = vec![0; cluster.len().saturating_sub(1)];
-    let status = encoder.compress(cluster, &mut out, FlushCompress::Finish).ok()?;
+    // Room for any stream to end in: one that was given up in the middle leaves zlib-rs (0.6.8) in a state that resetting it does not
+    // mend, and that makes it panic sooner or later.
+    let mut out = vec![0; cluster.len() + cluster.len() / 8 + 64];
+    let status = encoder.compress(cluster, &mut out, FlushCompress::Finish);
+    if !matches!(status, Ok(Status::StreamEnd)) {
+        *encoder = deflater();
+        return None;
+    }
     out.truncate(usize::try_from(encoder.total_out()).ok()?);
-    (status == Status::StreamEnd).then_some(out)
+    (out.len() < cluster.len()).then_some(out)
+}
+
+fn deflater() -> Compress {
+    Compress::new_with_window_bits(flate2::Compression::new(ZLIB_LEVEL), false, WINDOW)
 }
 
 fn zstandard(encoder: &mut Option<Compressor<'static>>, cluster: &[u8]) -> Result<Option<Vec<u8>>> {
@@ -155,6 +165,21 @@ mod tests {
                     assert!(out == *cluster, "{kind:?} {bits}");
                 }
                 assert_eq!(compress(kind, &noise(size)).unwrap(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn clusters_that_do_not_shrink_leave_nothing_behind_for_the_next() {
+        for round in 0..3000 {
+            let size = [4096, 65_536, 512][round % 3];
+            // Just short of what would pay: the stream is long when it turns out not to.
+            let mut cluster = noise(size + round)[round..].to_vec();
+            cluster[..size / 64].fill(b'x');
+            if let Some(packed) = compress(Compression::Zlib, &cluster).unwrap() {
+                let mut out = vec![0; size];
+                decompress(Compression::Zlib, &packed, &mut out).unwrap();
+                assert!(out == cluster, "{round}");
             }
         }
     }
