@@ -24,7 +24,7 @@ pub(super) struct Args {
     format: Option<String>,
 
     /// The options and their new values; help lists them
-    #[arg(short, value_name = "NAME=VALUE,…")]
+    #[arg(short, long, value_name = "NAME=VALUE,…")]
     options: Vec<String>,
 
     /// Taken for qemu-img's sake: nothing here is unsafe
@@ -32,7 +32,7 @@ pub(super) struct Args {
     force: bool,
 
     /// Cache mode of the image, as qemu-img names it; it changes nothing here
-    #[arg(short = 't', value_name = "CACHE", value_parser = super::source::cache_mode)]
+    #[arg(short = 't', long, value_name = "CACHE", value_parser = super::source::cache_mode)]
     cache: Option<String>,
 
     /// Open files named inside the image wherever they are

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::out::{Format as Output, Out, Tone};
 use super::source::Source;
 use super::{Failure, Verb};
-use crate::engine::error::ErrorKind;
+use crate::engine::error::{Error, ErrorKind};
 use crate::engine::format::Format;
 use crate::engine::format::check::{CheckReport, Repair, Severity, Spot};
 use crate::engine::job::JobContext;
@@ -54,7 +54,7 @@ pub(super) struct Args {
     output: Output,
 
     /// Cache mode of the image, as qemu-img names it; it changes nothing here
-    #[arg(short = 'T', value_name = "CACHE", value_parser = super::source::cache_mode)]
+    #[arg(short = 'T', long = "cache", value_name = "CACHE", value_parser = super::source::cache_mode)]
     source_cache: Option<String>,
 
     /// The image
@@ -138,6 +138,9 @@ impl Args {
 
 impl Verb for Args {
     fn run(self, out: &mut Out) -> Result<u8, Failure> {
+        if self.source.access.force_share && !self.dry_run && (self.undo || self.repair.is_some()) {
+            return Err(Error::usage("-U shares the image with a writer: nothing is repaired then").hint("leave -U out").into());
+        }
         if self.undo {
             return self.undo(out);
         }

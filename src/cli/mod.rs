@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::engine::error::{Error, ErrorKind};
 pub use failure::Failure;
 use out::{ColorWhen, Out};
 
@@ -90,7 +91,7 @@ verbs! {
 
 /// A terminal workbench for virtual-machine disk images.
 #[derive(Parser)]
-#[command(name = "cowshed", version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+#[command(name = "cowshed", version, subcommand_precedence_over_arg = true, infer_long_args = true)]
 #[command(after_help = "Without a verb the workbench opens on the given folders or images.\n\
     `cowshed VERB --help` shows a verb's options and examples.")]
 struct Cli {
@@ -159,6 +160,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
             return Err(Failure::usage(&e, verb, verb.map_or(1, usage_code)));
         }
     };
+    if cli.command.is_some() && (cli.read_only || cli.ascii || cli.config.is_some() || !cli.roots.is_empty()) {
+        let why = "folders, --read-only, --ascii and --config are for the workbench, which a verb does not open";
+        return Err(Error::usage(why).hint("cowshed VERB --help lists what a verb takes; --dry-run writes nothing").into());
+    }
     let mut out = Out::new(cli.common.color, cli.common.quiet);
     let done = match cli.command {
         Some(command) => command.run(&mut out),
@@ -177,10 +182,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
 /// Opens the workbench. A root that is not there may be a verb that was mistyped.
 fn workbench(options: crate::app::Options) -> Result<u8, Failure> {
     if let Some(root) = options.roots.iter().find(|r| std::fs::symlink_metadata(r).is_err()) {
-        let error = crate::engine::error::Error::new(
-            crate::engine::error::ErrorKind::NotFound,
-            "there is no such file or folder, and no verb of that name",
-        );
+        let error = Error::new(ErrorKind::NotFound, "there is no such file or folder, and no verb of that name");
         return Err(error.path(root).hint("cowshed --help lists the verbs").into());
     }
     Ok(crate::term::run(options)?)

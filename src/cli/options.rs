@@ -3,6 +3,7 @@
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Format;
 use crate::engine::format::write::{CreateSpec, OptionKind, OptionSpec};
+use crate::engine::ops::create::COMMON_OPTIONS;
 
 use super::out::{Out, Tone};
 
@@ -43,9 +44,12 @@ pub(super) fn wants_help(flags: &[String]) -> bool {
     flags.iter().flat_map(|f| split(f)).any(|i| matches!(i.as_str(), "help" | "list" | "?"))
 }
 
-/// Prints the options of `format`.
+/// Prints the options of `format`, also those that every new image has.
 pub(super) fn help(out: &mut Out, format: Format) -> std::io::Result<()> {
-    list(out, format, format.entry().options)
+    let own = format.entry().options;
+    let stands = format.entry().caps.backing;
+    let common = COMMON_OPTIONS.iter().filter(|c| (stands || c.name == "size") && own.iter().all(|o| o.name != c.name));
+    list(out, format, &own.iter().chain(common).copied().collect::<Vec<_>>())
 }
 
 /// Prints `options` of `format`.

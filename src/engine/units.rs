@@ -28,19 +28,20 @@ pub fn binary(bytes: u64) -> String {
     }
 }
 
-/// A size as `qemu-img` takes it: `512`, `10G`, `1.5T`, `64k`; plain numbers are bytes. Result in bytes.
+/// A size as `qemu-img` takes it: `512`, `10G`, `1.5T`, `64k`, `.5M`, `1b`; plain numbers are bytes. Result in bytes.
 ///
 /// Errors: not a number, a negative one, an unknown suffix, or more than 2^63-1.
 pub fn parse_size(text: &str) -> Result<u64> {
     let bad =
         |why: &str| Error::usage(format!("'{text}' is not a size: {why}")).hint("write it as 10G, 512M, 1.5T or as plain bytes");
     let t = text.trim();
+    let t = t.strip_prefix('+').unwrap_or(t);
     if let Some(hex) = t.strip_prefix("0x").or_else(|| t.strip_prefix("0X")) {
         return u64::from_str_radix(hex, 16).map_err(|_| bad("not a hexadecimal number"));
     }
     let split = t.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(t.len());
     let (number, suffix) = t.split_at(split);
-    let shift = match suffix.trim_end_matches("iB").trim_end_matches(['B']).to_ascii_uppercase().as_str() {
+    let shift = match suffix.trim_end_matches("iB").trim_end_matches(['B', 'b']).to_ascii_uppercase().as_str() {
         "" => 0,
         "K" => 10,
         "M" => 20,
@@ -51,10 +52,10 @@ pub fn parse_size(text: &str) -> Result<u64> {
         _ => return Err(bad("the suffix is none of k, M, G, T, P, E")),
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() {
+    if whole.is_empty() && fraction.is_empty() {
         return Err(bad("it does not begin with a digit"));
     }
-    let whole: u64 = whole.parse().map_err(|_| bad("it is too large"))?;
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| bad("it is too large"))? };
     let mut bytes = u128::from(whole) << shift;
     if !fraction.is_empty() {
         if fraction.len() > 18 || shift == 0 {
@@ -112,10 +113,13 @@ mod tests {
             ("512M", 512 * MIB),
             ("2KiB", 2048),
             ("0x200", 512),
+            ("1b", 1),
+            (".5M", 512 * KIB),
+            ("+1M", MIB),
         ] {
             assert_eq!(parse_size(text).unwrap(), bytes, "{text}");
         }
-        for bad in ["", "G", "-1", "1x", "9E", "1.5", "99999999999999999999"] {
+        for bad in ["", "G", "-1", "1x", "9E", "1.5", ".", "++1", "+-1", "99999999999999999999"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
     }

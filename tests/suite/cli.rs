@@ -266,6 +266,42 @@ fn errors_are_one_line_with_a_hint() {
 }
 
 #[test]
+fn flags_are_taken_as_people_spell_them() {
+    let dir = dir();
+    let cwd = dir.path();
+    qemu_ok(cwd, &["create", "-q", "-f", "qcow2", "a.qcow2", "1M"]);
+    // Before the verb, abbreviated as getopt allows, and every long name that qemu-img has.
+    for args in [
+        &["-q", "info", "a.qcow2"][..],
+        &["--color", "never", "check", "a.qcow2"],
+        &["info", "--back", "--force", "a.qcow2"],
+        &["check", "--cache", "none", "a.qcow2"],
+        &["amend", "--cache", "none", "--options", "lazy_refcounts=on", "a.qcow2"],
+        &["create", "-q", "b.raw", ".5M"],
+        &["create", "-q", "c.raw", "512b"],
+        &["help"],
+        &["help", "convert"],
+    ] {
+        let out = cowshed_in(cwd, args);
+        assert_eq!(out.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    assert_eq!(std::fs::metadata(cwd.join("b.raw")).unwrap().len(), 512 << 10);
+    // A writer's image is not repaired; and what is the workbench's does not pass in silence before a verb.
+    for args in
+        [&["check", "-U", "-r", "all", "a.qcow2"][..], &["--read-only", "resize", "a.qcow2", "2M"], &[".", "info", "a.qcow2"]]
+    {
+        let out = cowshed_in(cwd, args);
+        assert_eq!(out.status.code(), Some(1), "{args:?}: {}", String::from_utf8_lossy(&out.stdout));
+    }
+    assert_eq!(json(&cowshed_in(cwd, &["info", "--output=json", "a.qcow2"]))["virtual-size"], 1 << 20);
+    // What every new image has is in the list of each format's options.
+    for (format, names) in [("raw", &["size"][..]), ("vmdk", &["size", "backing_file", "backing_fmt", "subformat"])] {
+        let told = String::from_utf8(cowshed_in(cwd, &["create", "-f", format, "-o", "help"]).stdout).unwrap();
+        assert!(names.iter().all(|n| told.contains(&format!("  {n}="))), "{format}: {told}");
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let dir = dir();
     // A map of many lines: every other 4 KiB of a raw file.

@@ -151,7 +151,8 @@ impl CreateSpec {
         for (name, value) in &self.options {
             let Some(spec) = specs.iter().find(|s| s.name == name) else {
                 let all: Vec<_> = specs.iter().map(|s| s.name).collect();
-                let there = if all.is_empty() { "it has none".to_string() } else { format!("it has: {}", all.join(", ")) };
+                let there =
+                    if all.is_empty() { "it has none of its own".to_string() } else { format!("it has: {}", all.join(", ")) };
                 return Err(Error::usage(format!("{format} has no option '{name}'")).hint(there));
             };
             match spec.kind {

@@ -10,10 +10,17 @@ use super::stage::Stage;
 use super::{Operation, Outcome, backing};
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Format;
-use crate::engine::format::write::{Below, CreateSpec, NewBacking};
+use crate::engine::format::write::{Below, CreateSpec, NewBacking, OptionKind, OptionSpec};
 use crate::engine::io::file::FileId;
 use crate::engine::job::{Claim, JobContext};
 use crate::engine::units::{MIB, SECTOR, parse_size, round_up};
+
+/// The options of every new image, whatever its format: [`ImageSpec`] has a field for each.
+pub const COMMON_OPTIONS: &[OptionSpec] = &[
+    OptionSpec { name: "size", doc: "Virtual disk size", kind: OptionKind::Size, default: "" },
+    OptionSpec { name: "backing_file", doc: "File name of a base image", kind: OptionKind::Text, default: "" },
+    OptionSpec { name: "backing_fmt", doc: "Image format of the base image", kind: OptionKind::Text, default: "" },
+];
 
 /// What to make, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
