@@ -176,7 +176,13 @@ fn forms_and_their_plans_at_every_size() {
         let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
         golden(&format!("form-plan-{w}x{h}"), &text(&buffer));
     }
-    for (name, typed) in [("create", "j j j a tab tab tab 2 0"), ("resize", "j j j R 1 x enter")] {
+    for (name, typed) in [
+        ("create", "j j j a tab tab tab 2 0"),
+        ("resize", "j j j R 1 x enter"),
+        ("relink", "j L n e w tab"),
+        ("amend", "j j j l j j A"),
+        ("bitmap", "j j j l j j B m down w tab b . q c o w 2"),
+    ] {
         let mut m = start((100, 30));
         keys(&mut m, typed);
         let (buffer, ..) = render(&mut m, &look(Depth::Mono, false));

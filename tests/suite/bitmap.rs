@@ -234,3 +234,30 @@ fn a_failing_write_leaves_the_old_or_the_new_bitmaps() {
         }
     }
 }
+
+#[test]
+fn a_plan_already_knows_what_would_be_refused_and_writes_nothing() {
+    let dir = memory();
+    let image = dir.path().join("a.qcow2");
+    sample(&image, "");
+    let before = std::fs::read(&image).unwrap();
+    let dry = |args: &[&str]| {
+        let out = cowshed(&[&["bitmap", "--dry-run"], args].concat());
+        (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let path = s(&image);
+    for (args, why) in [
+        (&["--remove", path, "none"][..], "no bitmap 'none'"),
+        (&["--add", path, "fine"][..], "already"),
+        (&["--merge", "none", path, "fine"][..], "no bitmap 'none'"),
+        (&["--add", "-g", "3000", path, "new"][..], "power of two"),
+    ] {
+        let (ok, told) = dry(args);
+        assert!(!ok && told.contains(why), "{args:?}: {told}");
+    }
+    for args in [&["--add", path, "new"][..], &["--merge", "coarse", path, "fine"], &["--remove", path, "fine"]] {
+        let (ok, told) = dry(args);
+        assert!(ok, "{args:?}: {told}");
+    }
+    assert!(std::fs::read(&image).unwrap() == before, "a plan wrote");
+}

@@ -3,6 +3,7 @@
 use crate::app::layer::Layer;
 use crate::app::model::{Model, Pane, Screen};
 use crate::app::state::snapshots::What;
+use crate::engine::format::Format;
 use crate::engine::format::check::Repair;
 use crate::engine::job::JobState;
 use crate::engine::units::printable;
@@ -65,6 +66,43 @@ pub(super) fn can_rebase(m: &Model) -> Result<(), String> {
     can_write(m)?;
     is_overlay(m)?;
     can_list(m)
+}
+
+pub(super) fn can_relink(m: &Model) -> Result<(), String> {
+    can_rebase(m)?;
+    writes_into(m)
+}
+
+pub(super) fn can_compact(m: &Model) -> Result<(), String> {
+    can_write(m)?;
+    has_readable(m)?;
+    writes_into(m)
+}
+
+/// The format of the subject is one whose images are changed in place.
+fn writes_into(m: &Model) -> Result<(), String> {
+    match m.subject_entry().and_then(|e| e.format()) {
+        Some(f) if f.entry().open_write.is_none() => Err(format!("cowshed does not write into {f} images")),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn can_amend(m: &Model) -> Result<(), String> {
+    can_write(m)?;
+    can_list(m)?;
+    match m.subject_entry().and_then(|e| e.format()).map(crate::engine::ops::amend::options) {
+        Some(Err(e)) => Err(e.why().to_string()),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn can_bitmap(m: &Model) -> Result<(), String> {
+    can_write(m)?;
+    can_list(m)?;
+    match m.subject_entry().and_then(|e| e.format()) {
+        Some(f) if f != Format::Qcow2 => Err(format!("{f} images keep no dirty bitmaps; only qcow2 images do")),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn can_commit(m: &Model) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! The forms that change a chain: flatten, rebase or relink, commit, delete.
+//! The forms that change a chain: flatten, rebase, commit, delete; and which bases an overlay may have.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,8 @@ use crate::engine::ops::delete::DeleteSpec;
 use crate::engine::ops::rebase::RebaseSpec;
 use crate::engine::units::parse_size;
 
-fn name(path: &Path) -> String {
+/// The file name of `path`.
+pub(super) fn name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
@@ -61,24 +62,23 @@ impl Recipe for FlattenForm {
     }
 }
 
-/// Putting an overlay on another base, or telling it where its own went.
+/// The word for a base that is typed.
+const OTHER: &str = "another file";
+
+/// Where what an overlay stands on is, or may be.
 #[derive(Debug, Clone)]
-pub struct RebaseForm {
-    image: PathBuf,
-    format: Option<Format>,
-    /// Its base is not where it says.
-    lost: bool,
-    /// Where the base may be, with the evidence, best first; of one that is there, itself.
+pub(super) struct Bases {
+    /// It is not where the overlay says.
+    pub(super) lost: bool,
+    /// Names to record with the evidence, best first; of a base that is there, itself.
     candidates: Vec<(String, String)>,
-    roots: Vec<PathBuf>,
 }
 
-impl RebaseForm {
-    /// The form for `image`: of a missing base the library's candidates are offered.
-    pub fn new(m: &Model, image: &Path, roots: Vec<PathBuf>) -> Self {
+impl Bases {
+    /// Of the overlay at `image`, as the library knows.
+    pub(super) fn of(m: &Model, image: &Path) -> Self {
         let lib = &m.library.data;
-        let entry = lib.at(image);
-        let link = entry.and_then(|e| e.backing.as_ref()).map(|b| &b.link);
+        let link = lib.at(image).and_then(|e| e.backing.as_ref()).map(|b| &b.link);
         let candidates = match link {
             Some(Link::Missing(_, found)) => found
                 .iter()
@@ -93,44 +93,60 @@ impl RebaseForm {
             }
             None => Vec::new(),
         };
-        RebaseForm {
-            image: image.to_path_buf(),
-            format: entry.and_then(Entry::format),
-            lost: matches!(link, Some(Link::Missing(..))),
-            candidates,
-            roots,
-        }
-    }
-}
-
-impl Recipe for RebaseForm {
-    fn title(&self) -> String {
-        let verb = if self.lost { "Find the base of" } else { "Rebase" };
-        format!("{verb} {}", name(&self.image))
+        Bases { lost: matches!(link, Some(Link::Missing(..))), candidates }
     }
 
-    fn fields(&self, a: &Answers<'_>) -> Vec<Field> {
-        let folder = self.image.parent().unwrap_or(Path::new("."));
+    /// The fields that ask for one: the candidates for a lost one, and the file, `doc` saying what it is for.
+    pub(super) fn fields(&self, a: &Answers<'_>, image: &Path, doc: &str) -> Vec<Field> {
+        let folder = image.parent().unwrap_or(Path::new("."));
         let mut out = Vec::new();
-        let others = "another file";
         let picked = a.text("candidate");
         let first = self.candidates.first().map_or("", |c| c.0.as_str());
         if self.lost && !self.candidates.is_empty() {
-            let words = self.candidates.iter().map(|c| c.0.clone()).chain([others.to_string()]).collect();
+            let words = self.candidates.iter().map(|c| c.0.clone()).chain([OTHER.to_string()]).collect();
             let at = if picked.is_empty() { first } else { picked };
             let evidence = self.candidates.iter().find(|c| c.0 == at).map_or("type it below", |c| c.1.as_str());
             out.push(Field::choice("candidate", "candidate", evidence.to_string(), words));
         }
         let proposed = if picked.is_empty() { first } else { picked };
-        let doc = if self.lost {
+        let field = Field::path("base", "base", doc, folder, Role::Existing).required();
+        out.push(if proposed == OTHER { field } else { field.propose(proposed) });
+        out
+    }
+}
+
+/// Putting an overlay on another base, or telling it where its own went.
+#[derive(Debug, Clone)]
+pub struct RebaseForm {
+    image: PathBuf,
+    format: Option<Format>,
+    bases: Bases,
+    roots: Vec<PathBuf>,
+}
+
+impl RebaseForm {
+    /// The form for `image`: of a missing base the library's candidates are offered.
+    pub fn new(m: &Model, image: &Path, roots: Vec<PathBuf>) -> Self {
+        let format = m.library.data.at(image).and_then(Entry::format);
+        RebaseForm { image: image.to_path_buf(), format, bases: Bases::of(m, image), roots }
+    }
+}
+
+impl Recipe for RebaseForm {
+    fn title(&self) -> String {
+        let verb = if self.bases.lost { "Find the base of" } else { "Rebase" };
+        format!("{verb} {}", name(&self.image))
+    }
+
+    fn fields(&self, a: &Answers<'_>) -> Vec<Field> {
+        let doc = if self.bases.lost {
             "where its base is now: only the name in it changes"
         } else {
             "what it is to stand on: the guest sees the same as before; a relative path begins at its own folder (-b)"
         };
-        let field = Field::path("base", "base", doc, folder, Role::Existing).required();
-        out.push(if proposed == others { field } else { field.propose(proposed) });
+        let mut out = self.bases.fields(a, &self.image, doc);
         let doc = "only change the name of the base and look at no content (-u): right when it merely moved, else the guest sees other bytes";
-        out.push(Field::switch("unchecked", "name only", doc, self.lost));
+        out.push(Field::switch("unchecked", "name only", doc, self.bases.lost));
         out
     }
 
@@ -141,7 +157,7 @@ impl Recipe for RebaseForm {
     }
 
     fn verb(&self) -> &'static str {
-        if self.lost { "Write the name" } else { "Rebase" }
+        if self.bases.lost { "Write the name" } else { "Rebase" }
     }
 }
 

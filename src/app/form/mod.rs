@@ -11,12 +11,16 @@
 //! page, typing the name of what cannot be undone, `Y` for the command line ([`JobSpec::command`]), and the start. A recipe without
 //! fields opens on its plan.
 
+mod amend;
+mod bitmap;
 mod chain;
+mod compact;
 mod convert;
 mod create;
 mod extract;
 mod field;
 mod options;
+mod relink;
 mod repair;
 mod resize;
 mod snapshots;
@@ -28,11 +32,15 @@ use std::sync::Arc;
 
 use crossterm::event::{KeyCode, KeyModifiers};
 
+pub use amend::AmendForm;
+pub use bitmap::BitmapForm;
 pub use chain::{CommitForm, DeleteForm, FlattenForm, RebaseForm};
+pub use compact::CompactForm;
 pub use convert::ConvertForm;
 pub use create::CreateForm;
 pub use extract::ExtractForm;
 pub use field::{Answers, Field, Kind, Remark, Role};
+pub use relink::RelinkForm;
 pub use repair::RepairForm;
 pub use resize::ResizeForm;
 pub use snapshots::{BranchForm, Deed, SnapshotForm, Templates};

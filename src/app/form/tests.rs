@@ -200,6 +200,146 @@ fn sizes_may_be_changes() {
     }
 }
 
+/// On the page of `web-02.qcow2`, an overlay nobody holds, whose header and bitmaps were read.
+fn on_page() -> Model {
+    use crate::app::worker::image::{PageData, PageLoaded};
+    use crate::engine::model::{Bitmap, ChainNode, Description};
+    let mut m = start();
+    let effects = keys(&mut m, "j j j l j j enter");
+    let Some(Effect::LoadPage(request)) = effects.first() else { panic!("{effects:?}") };
+    let bitmap = |name: &str, auto| Bitmap { name: name.into(), granularity: 65536, in_use: false, auto };
+    let description = Description {
+        bitmaps: vec![bitmap("monday", true), bitmap("tuesday", false)],
+        specific: serde_json::json!({ "type": "qcow2", "data": {
+            "compat": "1.1", "lazy-refcounts": false, "refcount-bits": 16, "extended-l2": false } }),
+        ..Description::default()
+    };
+    let node = ChainNode {
+        path: request.path.clone(),
+        spelled: None,
+        format: Some(crate::engine::format::Format::Qcow2),
+        virtual_size: Some(40 << 30),
+        actual_size: Some(5 << 30),
+        error: None,
+        warnings: Vec::new(),
+        description: description.into(),
+    };
+    let page = PageData {
+        nodes: vec![node],
+        matches: Vec::new(),
+        problems: Vec::new(),
+        health: crate::engine::Health::Ok,
+        lock: Default::default(),
+        len: 5 << 30,
+        modified: 0,
+    };
+    let loaded = PageLoaded { generation: request.generation, page: Ok(page.into()) };
+    update(&mut m, Message::Page(Box::new(loaded)));
+    m
+}
+
+/// The command of the plan last asked for.
+fn command(effects: &[Effect]) -> Option<String> {
+    asked(effects).spec.as_ref().map(|s| s.command().join(" "))
+}
+
+const WEB: &str = "/srv/images/web-02.qcow2";
+
+#[test]
+fn amend_knows_what_there_is_and_asks_only_for_what_changes() {
+    let mut m = on_page();
+    let effects = keys(&mut m, "A");
+    assert_eq!(command(&effects), None);
+    assert!(form(&m).obstacle().is_some_and(|o| o.contains("nothing changes")), "{:?}", form(&m).plan);
+    let shown: Vec<_> = form(&m).fields.iter().map(|f| (f.id, f.value())).collect();
+    assert_eq!(shown, [("compat", "1.1"), ("lazy_refcounts", "off"), ("refcount_bits", "16")]);
+    let effects = keys(&mut m, "down space");
+    assert_eq!(command(&effects), Some(format!("amend -f qcow2 -o lazy_refcounts=on {WEB}")));
+    // What version 2 cannot have is told beside its field.
+    let effects = keys(&mut m, "up space");
+    assert_eq!(command(&effects), None);
+    assert!(form(&m).fields[1].error.as_ref().is_some_and(|e| e.contains("0.10")), "{:?}", form(&m).fields[1]);
+    let effects = keys(&mut m, "down space down end");
+    assert_eq!(command(&effects), None);
+    let effects = keys(&mut m, "1 1");
+    assert_eq!(command(&effects), Some(format!("amend -f qcow2 -o compat=0.10 {WEB}")), "16 again");
+    // In the library nothing is known: all may stay as it is.
+    let mut m = start();
+    keys(&mut m, "j j j l j j A");
+    assert!(form(&m).fields.iter().all(|f| f.value() == "(as it is)"), "{:#?}", form(&m).fields);
+    let effects = keys(&mut m, "0");
+    assert_eq!(command(&effects), Some(format!("amend -f qcow2 -o compat=0.10 {WEB}")));
+}
+
+#[test]
+fn bitmaps_are_offered_by_their_names() {
+    let mut m = on_page();
+    assert_eq!(command(&keys(&mut m, "B")), Some(format!("bitmap -f qcow2 --add {WEB} bitmap-1")));
+    assert_eq!(command(&keys(&mut m, "down ctrl-u m o n d a y")), None, "there is one of that name");
+    let effects = keys(&mut m, "2 down 3");
+    assert_eq!(command(&effects), None);
+    assert!(form(&m).fields[2].error.as_ref().is_some_and(|e| e.contains("power of two")));
+    let effects = keys(&mut m, "2 k down space");
+    assert_eq!(command(&effects), Some(format!("bitmap -f qcow2 -g 32768 --add --disable {WEB} monday2")));
+    // What is there: by its name, and a merge from another of them or from another image.
+    let mut m = on_page();
+    assert_eq!(command(&keys(&mut m, "B c")), Some(format!("bitmap -f qcow2 --clear {WEB} monday")));
+    assert_eq!(command(&keys(&mut m, "end down space")), Some(format!("bitmap -f qcow2 --remove {WEB} tuesday")));
+    assert_eq!(command(&keys(&mut m, "up m")), Some(format!("bitmap -f qcow2 --merge monday {WEB} tuesday")));
+    let effects = keys(&mut m, "down down b . q c o w 2");
+    assert_eq!(command(&effects), None, "whose bitmap?");
+    let effects = keys(&mut m, "down w");
+    assert_eq!(command(&effects), Some(format!("bitmap -f qcow2 -b /srv/images/b.qcow2 --merge w {WEB} tuesday")));
+    // In the library their names are typed.
+    let mut m = start();
+    assert_eq!(command(&keys(&mut m, "j j j l j j B d")), None);
+    assert_eq!(command(&keys(&mut m, "down x")), Some(format!("bitmap -f qcow2 --disable {WEB} x")));
+}
+
+#[test]
+fn a_moved_base_is_found_again_and_space_given_back() {
+    let mut m = start();
+    // The base of app-data is gone.
+    assert_eq!(command(&keys(&mut m, "j L")), None, "where is it?");
+    let effects = keys(&mut m, "n e w . q c o w 2");
+    let image = "/srv/images/app-data.qcow2";
+    assert_eq!(command(&effects), Some(format!("relink -f qcow2 /srv/images/app-data.qcow2 /srv/images/new.qcow2")));
+    let effects = keys(&mut m, "down r down space");
+    assert_eq!(command(&effects), Some(format!("relink -f qcow2 -F raw --force {image} /srv/images/new.qcow2")));
+    // Compact asks nothing: it opens on its plan.
+    let mut m = start();
+    let effects = keys(&mut m, "j j j l j j p");
+    assert_eq!(command(&effects), Some(format!("compact -f qcow2 {WEB}")));
+    assert_eq!(form(&m).page, Page::Plan);
+    let generation = asked(&effects).generation;
+    answer(&mut m, generation, Plan::default());
+    let effects = keys(&mut m, "enter");
+    assert!(matches!(effects.as_slice(), [Effect::Submit(JobSpec::Compact(_))]), "{effects:?}");
+}
+
+#[test]
+fn what_a_format_or_a_lock_forbids_is_said() {
+    let mut m = start();
+    let why = |m: &mut Model, typed: &str| {
+        assert!(keys(m, typed).is_empty() && m.layers.is_empty(), "{typed}");
+        m.notice.take().map(|n| n.text).unwrap_or_default()
+    };
+    // A VHDX.
+    keys(&mut m, "G k");
+    assert!(why(&mut m, "A").contains("vhdx images have no options"));
+    assert!(why(&mut m, "B").contains("only qcow2 images do"));
+    assert!(why(&mut m, "L").contains("stands alone"));
+    // In use.
+    keys(&mut m, "g j j j l");
+    for key in ["A", "B", "L", "p"] {
+        assert!(why(&mut m, key).contains("in use by qemu-system-x86"), "{key}");
+    }
+    m.read_only = true;
+    for key in ["A", "B", "L", "p"] {
+        assert!(why(&mut m, key).contains("read-only"), "{key}");
+    }
+}
+
 #[test]
 fn the_mouse_focuses_fields_turns_words_and_presses_buttons() {
     use crate::app::hits::{Hit, Hits};

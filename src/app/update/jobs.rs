@@ -7,7 +7,10 @@ use super::form;
 use super::image::roots;
 use crate::app::action::Action;
 use crate::app::effect::Effect;
-use crate::app::form::{CommitForm, ConvertForm, CreateForm, DeleteForm, FlattenForm, RebaseForm, Recipe, ResizeForm};
+use crate::app::form::{
+    AmendForm, BitmapForm, CommitForm, CompactForm, ConvertForm, CreateForm, DeleteForm, FlattenForm, RebaseForm, Recipe,
+    RelinkForm, ResizeForm,
+};
 use crate::app::layer::{Confirm, Layer};
 use crate::app::message::Level;
 use crate::app::model::{Model, Screen};
@@ -22,12 +25,23 @@ const LONG: u128 = 10_000;
 
 pub(super) fn run(m: &mut Model, action: Action) -> Vec<Effect> {
     match action {
-        Action::Flatten | Action::Rebase | Action::Commit | Action::DeleteImage => {
+        Action::Flatten
+        | Action::Rebase
+        | Action::Commit
+        | Action::DeleteImage
+        | Action::Compact
+        | Action::Relink
+        | Action::Amend
+        | Action::Bitmap => {
             let Some(image) = m.subject() else { return Vec::new() };
             let recipe: Arc<dyn Recipe> = match action {
                 Action::Flatten => Arc::new(FlattenForm::new(m, &image, roots(m))),
                 Action::Rebase => Arc::new(RebaseForm::new(m, &image, roots(m))),
                 Action::Commit => Arc::new(CommitForm::new(m, &image, roots(m))),
+                Action::Compact => Arc::new(CompactForm::new(m, &image)),
+                Action::Relink => Arc::new(RelinkForm::new(m, &image, roots(m))),
+                Action::Amend => Arc::new(AmendForm::new(m, &image)),
+                Action::Bitmap => Arc::new(BitmapForm::new(m, &image)),
                 _ => Arc::new(DeleteForm::new(m, &image, roots(m))),
             };
             form::open(m, recipe)

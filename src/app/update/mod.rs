@@ -204,7 +204,14 @@ pub fn run(m: &mut Model, action: Action) -> Vec<Effect> {
         Action::Reload if matches!(m.screen, Screen::Inside | Screen::Ready) => inside::run(m, action),
         Action::OpenFile | Action::FolderUp | Action::Search | Action::Extract | Action::Mend => inside::run(m, action),
         Action::Reload if m.screen == Screen::Snapshots => snapshots::run(m, action),
-        Action::Flatten | Action::Rebase | Action::Commit | Action::DeleteImage => jobs::run(m, action),
+        Action::Flatten
+        | Action::Rebase
+        | Action::Commit
+        | Action::DeleteImage
+        | Action::Compact
+        | Action::Relink
+        | Action::Amend
+        | Action::Bitmap => jobs::run(m, action),
         Action::Check | Action::Repair | Action::UndoRepair => check::run(m, action),
         Action::OpenImage
         | Action::Mark

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::plan::{Plan, PlanFile, Undo};
-use super::{Operation, Outcome, edit};
+use super::{Operation, Outcome, edit, rehearse};
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::probe::{best, probe};
 use crate::engine::format::qcow2::edit::{BitSet, Editor, Step};
@@ -138,6 +138,16 @@ impl Change {
     }
 }
 
+impl Change {
+    /// Does all of it in memory, so that what would be refused is known before: a name that is not there, bits too fine.
+    fn rehearse(&self, dev: Device) -> Result<()> {
+        let spec = &self.spec;
+        let draft = rehearse::over(dev);
+        let source = Source { dev: draft.clone(), path: spec.image.clone(), gate: Gate::around(&spec.image) };
+        Editor::open_any(draft, source)?.change_bitmap(&spec.name, &spec.steps()?)
+    }
+}
+
 impl Operation for Change {
     fn claims(&self) -> Result<Vec<Claim>> {
         let other = self.spec.source.iter().filter(|p| **p != self.spec.image).map(|p| Claim::read(p));
@@ -147,7 +157,9 @@ impl Operation for Change {
     fn plan(&self) -> Result<Plan> {
         let spec = &self.spec;
         edit::refuse_in_use(&spec.image)?;
-        only_qcow2(spec.format, &FileDevice::open(&spec.image)?).path(&spec.image)?;
+        let dev: Device = Arc::new(FileDevice::open(&spec.image)?);
+        only_qcow2(spec.format, dev.as_ref()).path(&spec.image)?;
+        self.rehearse(dev).op("change bitmaps").path(&spec.image)?;
         let loses = spec.actions.iter().any(|a| !matches!(a, Action::Enable | Action::Disable | Action::Add));
         Ok(Plan {
             title: spec.title(),

@@ -1,5 +1,5 @@
-//! The rehearsal of a new image: its format makes it in memory first, so that a plan already knows what the format would refuse
-//! (options that contradict each other, sizes it cannot hold). No file is touched.
+//! Rehearsals: a format makes a new image, or changes an old one, in memory first, so that a plan already knows what would be refused
+//! (options that contradict each other, sizes it cannot hold, names that are not there). No file is touched.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use crate::engine::format::Format;
 use crate::engine::format::write::{CreateSpec, NewFiles};
 use crate::engine::io::memory::Memory;
 use crate::engine::io::overlay::{Overlay, PIECE};
-use crate::engine::io::{HostRange, ReadAt, WriteAt, WriteDevice};
+use crate::engine::io::{Device, HostRange, ReadAt, WriteAt, WriteDevice};
 
 /// Bytes of the disk that is made in place of one that would be filled: what the options say of it does not hang on its size.
 const SMALL: u64 = 4 << 20;
@@ -38,6 +38,11 @@ pub fn options(format: Format, given: &[(String, String)]) -> Result<(), (Option
     let without = |name: &String| given.iter().filter(|(n, _)| n != name).cloned().collect();
     let culprit = given.iter().map(|(n, _)| n).find(|n| rehearse(format, &spec(without(n))).is_ok());
     Err((culprit.cloned(), error))
+}
+
+/// `dev` with all changes kept in memory: for rehearsing what is done to an image that is there.
+pub fn over(dev: Device) -> WriteDevice {
+    Arc::new(Sparse(Mutex::new(Overlay::new(dev))))
 }
 
 /// Files in memory that remember only what is not zero.
@@ -91,7 +96,7 @@ impl WriteAt for Sparse {
         Ok(())
     }
     fn set_len(&self, len: u64) -> Result<()> {
-        // New images only grow.
+        // What is cut off at the end decides nothing.
         self.get().grow(len);
         Ok(())
     }

@@ -126,6 +126,8 @@ fn fields(c: &mut Canvas<'_>, area: Rect, form: &Form, lines: &[Line<'_>]) {
 fn explained(f: &Field) -> String {
     match (&f.kind, f.default.as_str()) {
         (_, "") | (Kind::Switch, _) => f.doc.clone(),
+        // A word such as "(now)" says itself that it is no choice.
+        (_, default) if default.starts_with('(') => f.doc.clone(),
         (_, default) => format!("{} (default {})", f.doc, printable(default)),
     }
 }

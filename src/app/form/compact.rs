@@ -1,0 +1,45 @@
+//! The form of giving space back to the host: its plan says what there is to give.
+
+use std::path::{Path, PathBuf};
+
+use super::Recipe;
+use super::chain::name;
+use super::field::{Answers, Field};
+use crate::app::model::Model;
+use crate::engine::error::Result;
+use crate::engine::format::Format;
+use crate::engine::library::Entry;
+use crate::engine::ops::JobSpec;
+use crate::engine::ops::compact::CompactSpec;
+
+/// Compacting an image.
+#[derive(Debug, Clone)]
+pub struct CompactForm {
+    image: PathBuf,
+    format: Option<Format>,
+}
+
+impl CompactForm {
+    /// The form for `image`.
+    pub fn new(m: &Model, image: &Path) -> Self {
+        CompactForm { image: image.to_path_buf(), format: m.library.data.at(image).and_then(Entry::format) }
+    }
+}
+
+impl Recipe for CompactForm {
+    fn title(&self) -> String {
+        format!("Compact {}", name(&self.image))
+    }
+
+    fn fields(&self, _: &Answers<'_>) -> Vec<Field> {
+        Vec::new()
+    }
+
+    fn spec(&self, _: &Answers<'_>) -> Result<JobSpec> {
+        Ok(JobSpec::Compact(CompactSpec { format: self.format, ..CompactSpec::new(&self.image) }))
+    }
+
+    fn verb(&self) -> &'static str {
+        "Compact"
+    }
+}
