@@ -96,7 +96,7 @@ fn image(library: &Library, e: &Entry, depth: usize) -> Value {
     if !f.members.is_empty() {
         put("members", f.members.iter().map(|m| m.path.to_string_lossy()).collect());
     }
-    put("matches", json!(f.matches));
+    put("matches", json!(*f.matches));
     put("health", json!(health(e)));
     let problems = problems(e);
     if !problems.is_empty() {

@@ -21,7 +21,7 @@ pub struct Probe<'a> {
 }
 
 /// One thing a file may be.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Match {
     /// As what.
     pub format: Format,
@@ -32,7 +32,7 @@ pub struct Match {
 }
 
 /// How much a match is worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confidence {
     /// Always possible: any bytes are a raw disk.

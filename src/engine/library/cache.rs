@@ -1,5 +1,6 @@
-//! What is known between runs: for every file that was read its stamp and its facts, one JSON line each, in one file that the caller
-//! names. A cache that cannot be read, is damaged or of another version is no error: everything is read again.
+//! What is known between runs, in one file that the caller names: a heading, a line with every list of matches that occurs (there are
+//! few: thousands of images say the same of themselves), and for every file that was read its stamp and its facts, one JSON line
+//! each. A cache that cannot be read, is damaged or of another version is no error: everything is read again.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -15,7 +16,7 @@ use crate::engine::format::probe::Match;
 use crate::engine::model::{BackingRef, Identity};
 
 /// First line of the file. Changes with whatever changes the meaning of a line, and with every release, as probing gets better.
-const HEADER: &str = concat!("cowshed library cache 1 ", env!("CARGO_PKG_VERSION"));
+const HEADER: &str = concat!("cowshed library cache 2 ", env!("CARGO_PKG_VERSION"));
 
 /// A file younger than this when it was read may change again without its stamp changing (the kernel's clock ticks every few
 /// milliseconds), so it is not kept.
@@ -55,8 +56,9 @@ struct Line<'a> {
 struct Saved {
     #[serde(rename = "f", skip_serializing_if = "Option::is_none")]
     format: Option<Format>,
-    #[serde(rename = "m", skip_serializing_if = "Vec::is_empty")]
-    matches: Vec<Match>,
+    /// Which list of matches.
+    #[serde(rename = "m")]
+    matches: usize,
     #[serde(rename = "v", skip_serializing_if = "Option::is_none")]
     virtual_size: Option<u64>,
     #[serde(rename = "c", skip_serializing_if = "Option::is_none")]
@@ -102,12 +104,16 @@ impl Cache {
         if lines.next() != Some(HEADER) {
             return Cache::default();
         }
+        let Some(matches) = lines.next().and_then(|l| serde_json::from_str::<Vec<Vec<Match>>>(l).ok()) else {
+            return Cache::default();
+        };
+        let matches: Vec<Arc<[Match]>> = matches.into_iter().map(Arc::from).collect();
         let lines: Vec<&str> = lines.collect();
-        // Two halves on two threads: reading the lines is most of what a rescan does.
+        // Two halves on two threads.
         let (a, b) = lines.split_at(lines.len() / 2);
         let parse = |lines: &[&str]| {
             let mut out = Vec::with_capacity(lines.len());
-            out.extend(lines.iter().filter_map(|l| parse(l)));
+            out.extend(lines.iter().filter_map(|l| parse(l, &matches)));
             out
         };
         let (a, b) = std::thread::scope(|s| {
@@ -144,14 +150,14 @@ impl Cache {
         }
     }
 
+    /// True when it knows just so many files: if that many were found in it, none is gone.
+    pub(super) fn has(&self, files: u64) -> bool {
+        self.known.len() as u64 == files
+    }
+
     /// Forgets what lies below `roots` and is not in `seen`; says whether there was any.
     pub(super) fn retain(&mut self, roots: &[PathBuf], seen: &[PathBuf]) -> bool {
         let below = |p: &OsStr| roots.iter().any(|r| Path::new(p).starts_with(r));
-        // Mostly nothing is gone, which is told by counting.
-        let known = seen.iter().filter(|p| self.known.contains_key(p.as_os_str())).count();
-        if known == self.known.len() {
-            return false;
-        }
         let before = self.known.len();
         let seen: HashSet<&OsStr> = seen.iter().map(|p| p.as_os_str()).collect();
         self.known.retain(|p, _| seen.contains(p.as_os_str()) || !below(p));
@@ -162,6 +168,16 @@ impl Cache {
     pub(super) fn save(&self, path: &Path) -> Result<()> {
         let mut out = Vec::with_capacity(self.known.len() * 256);
         out.extend_from_slice(HEADER.as_bytes());
+        out.push(b'\n');
+        let mut lists: Vec<&[Match]> = Vec::new();
+        let mut index: HashMap<&[Match], usize> = HashMap::new();
+        for facts in self.known.values().filter_map(|k| k.facts.as_deref()) {
+            index.entry(&facts.matches).or_insert_with(|| {
+                lists.push(&facts.matches);
+                lists.len() - 1
+            });
+        }
+        serde_json::to_writer(&mut out, &lists).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
         for (file, known) in &self.known {
             // A path that is no UTF-8 is not kept: its file is read each time.
             let Some(file) = file.to_str() else { continue };
@@ -170,7 +186,7 @@ impl Cache {
                 path: file.into(),
                 stamp: (s.dev, s.ino, s.len, s.mtime_ns, s.ctime_ns),
                 allocated: known.allocated,
-                facts: known.facts.as_deref().map(Saved::of),
+                facts: known.facts.as_deref().map(|f| Saved::of(f, index.get(&*f.matches).copied().unwrap_or_default())),
             };
             let start = out.len();
             out.push(b'\n');
@@ -191,10 +207,13 @@ impl Cache {
     }
 }
 
-fn parse(line: &str) -> Option<(OsString, Known)> {
+fn parse(line: &str, matches: &[Arc<[Match]>]) -> Option<(OsString, Known)> {
     let line: Line<'_> = serde_json::from_str(line).ok()?;
     let (dev, ino, len, mtime_ns, ctime_ns) = line.stamp;
-    let facts = line.facts.map(|f| Arc::new(f.facts()));
+    let facts = match line.facts {
+        Some(f) => Some(Arc::new(f.facts(matches)?)),
+        None => None,
+    };
     let stamp = Stamp { dev, ino, len, mtime_ns, ctime_ns };
     Some((line.path.into_owned().into(), Known { stamp, facts, allocated: line.allocated }))
 }
@@ -210,11 +229,11 @@ fn keeps(known: &Known) -> bool {
 }
 
 impl Saved {
-    fn of(f: &Facts) -> Self {
+    fn of(f: &Facts, matches: usize) -> Self {
         let f = f.clone();
         Saved {
             format: f.format,
-            matches: f.matches,
+            matches,
             virtual_size: f.virtual_size,
             cluster_size: f.cluster_size,
             snapshots: f.snapshots,
@@ -235,10 +254,10 @@ impl Saved {
         }
     }
 
-    fn facts(self) -> Facts {
-        Facts {
+    fn facts(self, matches: &[Arc<[Match]>]) -> Option<Facts> {
+        Some(Facts {
             format: self.format,
-            matches: self.matches,
+            matches: matches.get(self.matches)?.clone(),
             virtual_size: self.virtual_size,
             cluster_size: self.cluster_size,
             snapshots: self.snapshots,
@@ -251,7 +270,7 @@ impl Saved {
             encrypted: self.encrypted,
             warnings: self.warnings,
             error: self.error.map(SavedError::error),
-        }
+        })
     }
 }
 
@@ -285,6 +304,7 @@ mod tests {
         let file = dir.path().join("sub/cache");
         let facts = Facts {
             format: Some(Format::Vhdx),
+            matches: Match::certain(Format::Vhdx, "seen").into_iter().collect(),
             virtual_size: Some(u64::MAX),
             snapshots: Some(3),
             backing: Some(BackingRef {
@@ -313,7 +333,13 @@ mod tests {
     fn a_damaged_cache_is_no_cache() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("cache");
-        for bytes in [&b""[..], b"other\n{}", &[0xff; 100], format!("{HEADER}\n{{\"p\":3}}\nnonsense\n").as_bytes()] {
+        for bytes in [
+            &b""[..],
+            b"other\n{}",
+            &[0xff; 100],
+            format!("{HEADER}\n[]\n{{\"p\":3}}\nnonsense\n").as_bytes(),
+            format!("{HEADER}\n[]\n{{\"p\":\"/a\",\"s\":[1,2,3,4,5],\"f\":{{\"m\":7}}}}\n").as_bytes(),
+        ] {
             std::fs::write(&file, bytes).unwrap();
             assert!(Cache::load(&file).known.is_empty());
         }

@@ -65,7 +65,7 @@ pub struct Facts {
     /// The format believed; `None` for what could not be looked at (unreadable, a FIFO, a folder).
     pub format: Option<Format>,
     /// Everything it may be, surest first, with the evidence.
-    pub matches: Vec<Match>,
+    pub matches: Arc<[Match]>,
     /// Bytes a guest sees; `None` when it could not be opened.
     pub virtual_size: Option<u64>,
     /// Cluster, grain or block size in bytes, where the format has one.

@@ -13,6 +13,8 @@ use crate::engine::model::{BackingRef, ParentIdentity};
 
 /// Guesses handed out at most.
 const MAX_GUESSES: usize = 8;
+/// Images looked at for one guess: a folder of clones may hold thousands of one name, one size and one CID.
+const MAX_LOOKED: usize = 256;
 
 /// An image that may be the parent somebody looks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +35,8 @@ pub struct Finder {
     by_uuid: HashMap<String, Vec<usize>>,
     by_cid: HashMap<u32, Vec<usize>>,
     by_name: HashMap<String, Vec<usize>>,
-    by_size: HashMap<u64, Vec<usize>>,
+    /// By virtual size in bytes and driver.
+    by_size: HashMap<(u64, &'static str), Vec<usize>>,
 }
 
 impl Finder {
@@ -51,7 +54,9 @@ impl Finder {
                 out.by_cid.entry(cid).or_default().push(i);
             }
             out.by_name.entry(last_part(&e.path.to_string_lossy())).or_default().push(i);
-            out.by_size.entry(e.facts.virtual_size.unwrap_or(0)).or_default().push(i);
+            if let (Some(size), Some(format)) = (e.facts.virtual_size, e.facts.format) {
+                out.by_size.entry((size, format.driver())).or_default().push(i);
+            }
         }
         out
     }
@@ -62,7 +67,6 @@ impl Finder {
     /// guess, unless an identity says that it is another image.
     pub fn guesses(&self, child: &Path, reference: &BackingRef) -> Vec<Guess> {
         let size = self.by_path.get(child).and_then(|i| self.images.get(*i)).and_then(|(_, f)| f.virtual_size);
-        let none = Vec::new();
         let by_identity: Vec<usize> = match &reference.identity {
             ParentIdentity::VdiUuids { image: u, .. } | ParentIdentity::Uuid(u) => {
                 self.by_uuid.get(u).cloned().unwrap_or_default()
@@ -74,26 +78,23 @@ impl Finder {
         let names: Vec<String> = reference.names.iter().map(|n| last_part(n)).collect();
         let by_name = names.iter().filter_map(|n| self.by_name.get(n)).flatten().copied();
         let recorded = reference.format.as_deref().and_then(|f| Format::parse(f).ok());
-        let by_size = size.filter(|_| recorded.is_some()).and_then(|s| self.by_size.get(&s)).unwrap_or(&none).iter().copied();
         let mut order: Vec<usize> = Vec::new();
-        for i in by_identity.iter().copied().chain(by_name).chain(by_size) {
+        for i in by_identity.iter().copied().chain(by_name).take(MAX_LOOKED) {
             if !order.contains(&i) {
                 order.push(i);
             }
         }
-        let mut out: Vec<Guess> = order
-            .into_iter()
-            .filter_map(|i| {
-                let (path, facts) = self.images.get(i)?;
-                self.judge(child, reference, size, recorded, &names, path, facts, by_identity.contains(&i))
-            })
-            .collect();
-        out.sort_by_key(|g| (std::cmp::Reverse(g.proven), std::cmp::Reverse(g.evidence.len())));
+        let judge = |i: usize| {
+            let (path, facts) = self.images.get(i)?;
+            self.judge(child, reference, size, recorded, &names, path, facts, by_identity.contains(&i))
+        };
+        let mut out: Vec<Guess> = order.into_iter().filter_map(judge).collect();
         // Beside one that is proven or has the name, those of the same size are mere chance.
-        let named = |g: &Guess| g.proven || names.contains(&last_part(&g.path.to_string_lossy()));
-        if out.first().is_some_and(named) {
-            out.retain(named);
+        if let (true, Some(size), Some(format)) = (out.is_empty(), size, recorded) {
+            let all = self.by_size.get(&(size, format.driver())).map_or(&[][..], Vec::as_slice);
+            out.extend(all.iter().take(MAX_LOOKED).filter_map(|i| judge(*i)).take(MAX_GUESSES));
         }
+        out.sort_by_key(|g| (std::cmp::Reverse(g.proven), std::cmp::Reverse(g.evidence.len())));
         out.truncate(MAX_GUESSES);
         out
     }

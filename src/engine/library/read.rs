@@ -47,7 +47,7 @@ fn look(path: &Path, gate: &Gate, wanted: bool, promised: Option<Format>) -> Res
     }
     let format = best.format;
     let disguised = disguised(dev.as_ref(), &matches)?;
-    let mut facts = Facts { format: Some(format), matches, ..Facts::default() };
+    let mut facts = Facts { format: Some(format), matches: matches.into(), ..Facts::default() };
     match (format.entry().open)(Source { dev, path: path.to_path_buf(), gate: gate.clone() }) {
         Err(e) => facts.error = Some(e.path(path)),
         Ok(image) => {

@@ -2,7 +2,7 @@
 //! walked over, to nothing, or out of the gate. Looks at the disk; the rest of the graph does not.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
 use super::scan::{Index, Located, ScanEvent};
@@ -30,29 +30,38 @@ pub(super) fn resolve(crew: &Crew<'_>, gate: &Gate, index: &mut Index, sink: &mu
     if !index.images.iter().any(|(_, _, f)| f.backing.is_some()) {
         return;
     }
-    let mut known: HashSet<OsString> = index.images.iter().map(|(p, ..)| p.clone().into()).collect();
+    // What was walked over, and behind it what is taken in here, which has its turn too.
+    let walked = std::mem::take(&mut index.images);
+    let known: HashSet<&OsStr> = walked.iter().map(|(p, ..)| p.as_os_str()).collect();
+    let mut taken: HashSet<OsString> = HashSet::new();
     let mut located = Vec::new();
-    let mut taken = 0;
     let mut next = 0;
-    // What is taken in comes behind the others and has its turn too.
-    while let Some((child, root, facts)) = index.images.get(next).cloned() {
+    while let Some((child, root, facts)) = walked.get(next).or_else(|| index.images.get(next - walked.len())) {
         next += 1;
         if crew.cancelled() {
-            return;
+            break;
         }
         let Some(reference) = facts.backing.as_ref().filter(|r| !r.names.is_empty()) else { continue };
-        if plain_target(&child, reference, |p| known.contains(p.as_os_str())).is_some() {
+        if plain_target(child, reference, |p| known.contains(p.as_os_str()) || taken.contains(p.as_os_str())).is_some() {
             continue;
         }
-        let target = find(&child, reference, gate);
-        if let Ok(path) = &target
-            && taken < MAX_TAKEN
-            && known.insert(path.clone().into())
+        let target = find(child, reference, gate);
+        located.push((child.clone(), target.clone().map_or_else(Located::Error, Located::Path)));
+        if let Ok(path) = target
+            && taken.len() < MAX_TAKEN
+            && !known.contains(path.as_os_str())
+            && taken.insert(path.clone().into())
         {
-            taken += 1;
-            index.take(crew.referenced(path, root), sink);
+            let root = *root;
+            index.take(crew.referenced(&path, root), sink);
         }
-        located.push((child, target.map_or_else(Located::Error, Located::Path)));
+    }
+    index.images = {
+        let new = std::mem::take(&mut index.images);
+        walked.into_iter().chain(new).collect()
+    };
+    if crew.cancelled() {
+        return;
     }
     if !located.is_empty() {
         sink(ScanEvent::Located(located));

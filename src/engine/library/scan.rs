@@ -125,7 +125,8 @@ pub fn scan(options: &ScanOptions, cancel: &AtomicBool, mut sink: impl FnMut(Sca
     };
     sink(ScanEvent::Progress(progress));
     let complete = !cancel.load(Ordering::Relaxed);
-    let cache_error = options.cache.as_deref().and_then(|path| keep(&mut cache, path, index, &roots, complete).err());
+    let cache_error =
+        options.cache.as_deref().and_then(|path| keep(&mut cache, path, index, &roots, complete, progress.cached).err());
     sink(ScanEvent::Done { complete, cache_error });
     Ok(())
 }
@@ -196,7 +197,11 @@ fn walk(crew: &Crew<'_>, threads: usize, index: &mut Index, sink: &mut dyn FnMut
     crew.progress()
 }
 
-fn keep(cache: &mut Cache, path: &Path, index: Index, roots: &[Root], complete: bool) -> Result<()> {
+/// `cached` files were found in the cache.
+fn keep(cache: &mut Cache, path: &Path, index: Index, roots: &[Root], complete: bool, cached: u64) -> Result<()> {
+    if index.news.is_empty() && cache.has(cached) {
+        return Ok(());
+    }
     let mut changed = !index.news.is_empty();
     for (path, known) in index.news {
         cache.put(path, known);

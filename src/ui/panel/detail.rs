@@ -177,7 +177,7 @@ pub(super) fn entry(c: &Canvas<'_>, e: &Entry, room: usize) -> Vec<Line<'static>
             paragraph(c, "duplicate", &format!("{same} as {}{more}", others.join(", ")), Role::Text, room, &mut out);
         }
     }
-    if let [_, others @ ..] = e.facts.matches.as_slice() {
+    if let [_, others @ ..] = &*e.facts.matches {
         let all: Vec<String> = others
             .iter()
             .filter(|m| m.confidence > crate::engine::format::probe::Confidence::Possible)
