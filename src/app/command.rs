@@ -23,6 +23,8 @@ pub enum Scope {
     Inside,
     /// Where it would be taken.
     Ready,
+    /// What sanitising it did.
+    Sanitize,
     /// The jobs panel.
     Jobs,
     /// The format guide.
@@ -44,6 +46,7 @@ impl Scope {
             Scope::Check => "Check",
             Scope::Inside => "Inside",
             Scope::Ready => "Ready?",
+            Scope::Sanitize => "Sanitised",
             Scope::Jobs => "Jobs",
             Scope::Guide => "Format guide",
             Scope::Moving => "Moving",
@@ -62,6 +65,7 @@ impl Scope {
             Screen::Check => Scope::Check,
             Screen::Inside => Scope::Inside,
             Screen::Ready => Scope::Ready,
+            Screen::Sanitize => Scope::Sanitize,
         };
         [own, Scope::Moving, Scope::Global]
     }
@@ -142,6 +146,8 @@ pub static COMMANDS: &[Command] = &[
     row(A::DeleteImage, S::Library, "library.delete", "delete…", &["d", "delete"], "Move the image to the trash, or delete it for good, with every file it consists of.").footer(11).when(can_delete_image),
     row(A::Go(Screen::Inside), S::Library, "library.inside", "inside", &["i"], "Look inside: volumes, who the guest is, its files.").footer(5).when(has_readable),
     row(A::Go(Screen::Ready), S::Library, "library.ready", "ready?", &["W"], "Where the image would be taken, and what is in the way.").footer(10).when(can_list),
+    row(A::Sanitize, S::Library, "library.sanitize", "sanitise…", &["z"], "Remove from the guest what must not be in every clone (keys, ids, logs), and what is left of it in the image's bytes: a form, its plan file by file, then a job.").footer(9).when(can_sanitize),
+    row(A::Go(Screen::Sanitize), S::Library, "library.sanitised", "sanitised", &["Z"], "What sanitising the image did and what it keeps: the report, taking it back, destroying the undo file.").when(has_image),
     row(A::Create, S::Library, "library.create", "new image…", &["a"], "Make a new, empty image, by itself or standing on another: a form, its plan, then a job.").footer(9).when(can_create),
     row(A::Resize, S::Library, "library.resize", "resize…", &["R"], "Give the image another virtual size, in place: a form, its plan, then a job.").footer(10).when(can_resize),
     row(A::Group, S::Library, "library.group", "group", &["t"], "Group the tree by chain, by folder, or by format.").footer(6),
@@ -157,6 +163,8 @@ pub static COMMANDS: &[Command] = &[
 
     row(A::Go(Screen::Inside), S::Image, "image.inside", "inside", &["i"], "Look inside: volumes, who the guest is, its files.").footer(3).when(has_readable),
     row(A::Go(Screen::Ready), S::Image, "image.ready", "ready?", &["W"], "Where the image would be taken, and what is in the way: OpenStack, Azure, EC2, ESXi, Hyper-V, VirtualBox, Proxmox.").footer(5).when(can_list),
+    row(A::Sanitize, S::Image, "image.sanitize", "sanitise…", &["z"], "Remove from the guest what must not be in every clone (keys, ids, logs), and what is left of it in the image's bytes: a form, its plan file by file, then a job.").footer(6).when(can_sanitize),
+    row(A::Go(Screen::Sanitize), S::Image, "image.sanitised", "sanitised", &["Z"], "What sanitising the image did and what it keeps: the report, taking it back, destroying the undo file.").when(has_image),
     row(A::OpenLayer, S::Image, "image.open-layer", "open layer", &["enter"], "Open the page of the layer under the cursor.").footer(4).when(on_layer),
     row(A::Map, S::Image, "image.map", "map", &["m"], "Open the allocation map.").footer(1).when(has_readable),
     row(A::Go(Screen::Snapshots), S::Image, "image.snapshots", "snapshots", &["s"], "What the snapshots and overlays of this image cost, and what each came from.").footer(3).when(can_list),
@@ -204,6 +212,7 @@ pub static COMMANDS: &[Command] = &[
     row(A::RetryJob, S::Jobs, "jobs.retry", "retry", &["R"], "Do a failed or cancelled job again, or go on with an interrupted one where it was durable.").footer(3).when(can_retry),
     row(A::LimitDown, S::Jobs, "jobs.slower", "slower", &["-", "_"], "Limit the selected job's rate, or lower its limit.").footer(4).when(has_job),
     row(A::LimitUp, S::Jobs, "jobs.faster", "faster", &["+", "="], "Raise the selected job's limit; above the last step it is lifted.").footer(5).when(has_job),
+    row(A::OpenReport, S::Jobs, "jobs.report", "report", &["enter"], "Open what a check found, or what a sanitising did.").footer(3).when(has_report),
     row(A::RankJob, S::Jobs, "jobs.priority", "priority", &["P"], "Turn the priority of a waiting job: high, low, normal.").footer(7).when(can_rank),
     row(A::ShowLog, S::Jobs, "jobs.log", "log", &["L"], "Read the selected job's whole log.").footer(6).when(has_log),
     row(A::ForgetJobs, S::Jobs, "jobs.forget", "clear ended", &["D"], "Take ended jobs off the list.").footer(8).when(has_ended),
@@ -212,13 +221,23 @@ pub static COMMANDS: &[Command] = &[
     row(A::Search, S::Inside, "inside.search", "search", &["/"], "Find files by name, in this folder and all below.").footer(2),
     row(A::Extract, S::Inside, "inside.extract", "extract…", &["x"], "Copy the file or folder to the host, holes kept: a form, its plan, then a job.").footer(3).when(can_extract),
     row(A::Go(Screen::Ready), S::Inside, "inside.ready", "ready?", &["W"], "Where the image would be taken, and what is in the way.").footer(5),
+    row(A::Sanitize, S::Inside, "inside.sanitize", "sanitise…", &["z"], "Remove from the guest what must not be in every clone (keys, ids, logs), and what is left of it in the image's bytes: a form, its plan file by file, then a job.").footer(5).when(can_sanitize),
+    row(A::Go(Screen::Sanitize), S::Inside, "inside.sanitised", "sanitised", &["Z"], "What sanitising the image did and what it keeps: the report, taking it back, destroying the undo file.").when(has_image),
     row(A::Reload, S::Inside, "inside.reload", "reload", &["r", "f5"], "Look again."),
 
     row(A::Mend, S::Ready, "ready.mend", "mend…", &["enter"], "The one action that mends the most for this target.").footer(1).when(can_mend),
     row(A::Go(Screen::Inside), S::Ready, "ready.inside", "inside", &["i"], "Look inside: volumes, who the guest is, its files.").footer(3),
+    row(A::Sanitize, S::Ready, "ready.sanitize", "sanitise…", &["z"], "Remove from the guest what must not be in every clone (keys, ids, logs), and what is left of it in the image's bytes: a form, its plan file by file, then a job.").footer(2).when(can_sanitize),
+    row(A::Go(Screen::Sanitize), S::Ready, "ready.sanitised", "sanitised", &["Z"], "What sanitising the image did and what it keeps: the report, taking it back, destroying the undo file.").when(has_image),
     row(A::Convert, S::Ready, "ready.convert", "convert…", &["c"], "Convert to any format: a form, its plan, then a job.").footer(2).when(can_convert),
     row(A::Reload, S::Ready, "ready.reload", "reload", &["r", "f5"], "Look again."),
 
+    row(A::TakeBack, S::Sanitize, "sanitised.undo", "take back…", &["u"], "Bring back every file as it was before the last sanitising: its plan, then a job.").footer(2).when(has_kept),
+    row(A::DestroyKept, S::Sanitize, "sanitised.destroy", "destroy undo file…", &["x", "delete"], "Overwrite and remove the undo file, which holds what was removed, secrets among it.").footer(3).when(has_kept),
+    row(A::Sanitize, S::Sanitize, "sanitised.again", "sanitise…", &["z"], "Remove from the guest what must not be in every clone (keys, ids, logs), and what is left of it in the image's bytes: a form, its plan file by file, then a job.").footer(5).when(can_sanitize),
+    row(A::Go(Screen::Ready), S::Sanitize, "sanitised.ready", "ready?", &["W"], "Where the image would be taken, and what is in the way.").footer(1).when(can_list),
+    row(A::Go(Screen::Inside), S::Sanitize, "sanitised.inside", "inside", &["i"], "Look inside: volumes, who the guest is, its files.").footer(4).when(has_readable),
+    row(A::Reload, S::Sanitize, "sanitised.reload", "reload", &["r", "f5"], "Look again for the undo file."),
 
     row(A::Up, S::Moving, "move.up", "up", &["k", "up"], "One up."),
     row(A::Down, S::Moving, "move.down", "down", &["j", "down"], "One down."),

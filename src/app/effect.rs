@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::worker::guest::{FilesRequest, LookRequest};
+use super::worker::guest::{FilesRequest, KeptRequest, LookRequest};
 use super::worker::image::{CursorRequest, GridRequest, PageRequest};
 use super::worker::jobs::PlanRequest;
 use super::worker::library::Watch;
@@ -55,6 +55,10 @@ pub enum Effect {
     SampleJobs,
     /// Ask what a check found.
     AskFound(JobId),
+    /// Ask what a sanitising did.
+    AskReport(JobId),
+    /// Look what the last sanitising of an image keeps.
+    LookKept(KeptRequest),
     /// Cancel a job.
     CancelJob(JobId),
     /// Pause a job, or let it go on.

@@ -17,12 +17,16 @@ use crate::engine::format::Format;
 use crate::engine::format::probe::{Confidence, Match};
 use crate::engine::format::qcow2::lineage::{Kin, Lineage};
 use crate::engine::format::qcow2::usage::{Share, Usage};
+use crate::engine::guest::sanitize::operations;
 use crate::engine::io::locks::{Holder, LockState};
 use crate::engine::library::{
     Domain, DomainState, EntryKind, Facts, Found, Grouping, Library, Root, ScanEvent, Stamp, duplicates, forest, orphans,
 };
 use crate::engine::model::{BackingRef, ParentIdentity, Snapshot};
 use crate::engine::ops::checking::Checked;
+use crate::engine::ops::sanitize::{
+    Entry as SanitizeEntry, Kept, Report as SanitizeReport, Residue, Scanned as ByteScan, Shown, State as SanitizeState, UndoFile,
+};
 use crate::engine::units::{GIB, MIB};
 
 /// When it is: 2026-11-23 12:00 UTC.
@@ -218,6 +222,91 @@ pub(crate) fn checked(m: &Model) -> Arc<Checked> {
     report.note(overlap, Spot { offset: Some(0x30000), guest: Some((GIB, 65536)), detail: "a\x1b[31mname".into() });
     let entry = m.subject_entry().expect("an image");
     Arc::new(Checked { image: entry.path.clone(), format: Format::Qcow2, stamp: entry.stamp, report })
+}
+
+/// What sanitising the image at `path` would do, or did: files edited, removed, wiped; and every state there is.
+pub(crate) fn sanitized(path: &str, done: bool) -> SanitizeReport {
+    let change = |path: &str, what, reason, before, diff: &[&str]| Shown {
+        path: path.into(),
+        what,
+        reason,
+        before,
+        diff: diff.iter().map(ToString::to_string).collect(),
+    };
+    let entry = |id: &str, state, changes: Vec<Shown>, notes: &[&str], warnings: &[&str]| {
+        let o = operations::all().find(|o| o.id == id).expect("an operation");
+        let own = |all: &[&str]| all.iter().map(ToString::to_string).collect();
+        let (notes, warnings) = (own(notes), own(warnings));
+        SanitizeEntry { id: o.id, title: o.title, state, changes, notes, warnings, verified: o.verified }
+    };
+    let state = if done { SanitizeState::Done } else { SanitizeState::Planned };
+    let tied = "ties the interface to the hardware address of the machine it was made on";
+    let key = "every clone would have the same key, and whoever has one has them all";
+    let find = |from: &str, place: &str, residue| Residue {
+        from: from.into(),
+        offset: 0x5000,
+        count: 1,
+        file: path.into(),
+        place: place.into(),
+        residue,
+    };
+    SanitizeReport {
+        image: path.into(),
+        operations: vec![
+            entry("udev-net", SanitizeState::NothingToDo, Vec::new(), &[], &[]),
+            entry(
+                "net-hwaddr",
+                state,
+                vec![
+                    change("/etc/sysconfig/network-scripts/ifcfg-eth0", "edit", tied, 148, &["-HWADDR=52:54:00:12:34:56"]),
+                    change(
+                        "/etc/netplan/50-cloud-init.yaml",
+                        "edit",
+                        tied,
+                        135,
+                        &["-  macaddress: 52:54:00:12:34:56", "+  a: b"],
+                    ),
+                ],
+                &[],
+                &[],
+            ),
+            entry("sshd-check", SanitizeState::Reported, Vec::new(), &["SSH server: /usr/sbin/sshd"], &[]),
+            entry("firewall", SanitizeState::Reported, Vec::new(), &[], &["ufw is switched on; firewall-off disables it"]),
+            entry(
+                "ssh-hostkeys",
+                state,
+                vec![
+                    change("/etc/ssh/ssh_host_rsa_key", "remove", key, 2602, &[]),
+                    change("/etc/ssh/ssh_host_\\x1b[31m_key", "remove", key, 565, &[]),
+                ],
+                &[],
+                &[],
+            ),
+            entry("hostname", SanitizeState::Refused, Vec::new(), &["it lies on a filesystem that is not written"], &[]),
+            entry("mail", SanitizeState::NothingToDo, Vec::new(), &[], &[]),
+            entry("scrub", state, Vec::new(), &[], &[]),
+        ],
+        volumes: vec!["p3: ext4, checked before and after".into()],
+        written: 196 << 10,
+        zeroed: 28 * MIB,
+        undo: Some(UndoFile { path: Some(format!("{path}.sanitize-undo").into()), bytes: 8 * MIB }),
+        warnings: vec!["2 internal snapshot(s) keep the old data: fresh, before; delete them, or make a new image of it".into()],
+        scan: done.then(|| ByteScan {
+            needles: 412,
+            bytes: 2 * GIB,
+            found: vec![find("/etc/ssh/ssh_host_rsa_key", "the file /root/notes", false)],
+        }),
+    }
+}
+
+/// What its undo file says.
+pub(crate) fn kept(path: &str) -> Kept {
+    Kept {
+        path: format!("{path}.sanitize-undo").into(),
+        made: "2026-11-23T11:58:00.612025813Z".into(),
+        bytes: 8 * MIB,
+        half_done: false,
+    }
 }
 
 /// A model of a screen of that size, with that library.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::key::Key;
 use super::state::jobs::{JobRow, LeftRow};
-use super::worker::guest::{FilesLoaded, LookLoaded};
+use super::worker::guest::{FilesLoaded, KeptLoaded, LookLoaded};
 use super::worker::image::{CursorLoaded, GridLoaded, PageLoaded, SharesLoaded};
 use super::worker::jobs::PlanMade;
 use super::worker::library::Snapshot;
@@ -13,6 +13,7 @@ use crate::engine::io::locks::LockState;
 use crate::engine::job::JobEdge;
 use crate::engine::library::EntryId;
 use crate::engine::ops::checking::Checked;
+use crate::engine::ops::sanitize::Report;
 
 /// One happening.
 #[derive(Debug)]
@@ -61,6 +62,10 @@ pub enum Message {
     Freed(Box<FreedLoaded>),
     /// What a check found.
     Checked(Arc<Checked>),
+    /// What a sanitising did.
+    Sanitized(Arc<Report>),
+    /// What the last sanitising of an image keeps.
+    Kept(Box<KeptLoaded>),
     /// A job went into another state.
     Edge(JobEdge),
     /// A plan was made.

@@ -15,6 +15,7 @@ use super::state::jobs::{JobRow, JobsState};
 use super::state::library::LibraryState;
 use super::state::map::MapState;
 use super::state::page::PageState;
+use super::state::sanitize::SanitizeState;
 use super::state::scroll::Scroll;
 use super::state::snapshots::SnapshotsState;
 use super::worker::library::Watch;
@@ -45,13 +46,15 @@ pub enum Screen {
     Inside,
     /// Where an image would be taken.
     Ready,
+    /// What sanitising an image did, and keeps.
+    Sanitize,
 }
 
 impl Screen {
     /// Those with a tab of their own, in the order of their digits.
     pub const TABS: [Screen; 5] = [Screen::Library, Screen::Image, Screen::Map, Screen::Jobs, Screen::Guide];
     /// All.
-    pub const ALL: [Screen; 9] = [
+    pub const ALL: [Screen; 10] = [
         Screen::Library,
         Screen::Image,
         Screen::Map,
@@ -61,6 +64,7 @@ impl Screen {
         Screen::Check,
         Screen::Inside,
         Screen::Ready,
+        Screen::Sanitize,
     ];
     /// Its name on the tab.
     pub fn title(self) -> &'static str {
@@ -74,12 +78,13 @@ impl Screen {
             Screen::Check => "Check",
             Screen::Inside => "Inside",
             Screen::Ready => "Ready?",
+            Screen::Sanitize => "Sanitised",
         }
     }
     /// The tab it is under.
     pub fn tab(self) -> Screen {
         match self {
-            Screen::Snapshots | Screen::Check | Screen::Inside | Screen::Ready => Screen::Image,
+            Screen::Snapshots | Screen::Check | Screen::Inside | Screen::Ready | Screen::Sanitize => Screen::Image,
             other => other,
         }
     }
@@ -107,6 +112,7 @@ pub enum Pane {
     Identity,
     Targets,
     Findings,
+    Sanitized,
 }
 
 impl Pane {
@@ -122,6 +128,7 @@ impl Pane {
             Screen::Check => &[Pane::Report],
             Screen::Inside => &[Pane::Files, Pane::Volumes, Pane::Identity],
             Screen::Ready => &[Pane::Targets, Pane::Findings],
+            Screen::Sanitize => &[Pane::Sanitized],
         }
     }
     /// The screen it belongs to.
@@ -166,6 +173,8 @@ pub struct Model {
     pub inside: InsideState,
     /// Its snapshots.
     pub snaps: SnapshotsState,
+    /// What sanitising did.
+    pub sanitize: SanitizeState,
     /// What checks found.
     pub check: CheckState,
     /// The jobs.
@@ -240,6 +249,7 @@ impl Model {
             },
             Screen::Map => self.map.path.clone(),
             Screen::Check => self.check.path.clone(),
+            Screen::Sanitize => self.sanitize.path.clone(),
             Screen::Inside | Screen::Ready => self.inside.path.clone(),
             Screen::Snapshots => match self.snaps.image_at_cursor() {
                 Some(id) => self.library.data.get(id).map(|e| e.path.clone()),
@@ -251,9 +261,13 @@ impl Model {
     /// What the library knows of the subject.
     pub fn subject_entry(&self) -> Option<&Entry> {
         match self.screen {
-            Screen::Image | Screen::Map | Screen::Snapshots | Screen::Check | Screen::Inside | Screen::Ready => {
-                self.library.data.at(&self.subject()?)
-            }
+            Screen::Image
+            | Screen::Map
+            | Screen::Snapshots
+            | Screen::Check
+            | Screen::Inside
+            | Screen::Ready
+            | Screen::Sanitize => self.library.data.at(&self.subject()?),
             _ => self.library.selected(),
         }
     }
@@ -299,6 +313,15 @@ impl Model {
         let of_it = |j: &&JobRow| matches!(&j.view.spec, JobSpec::Check(s) if Some(&s.image) == self.check.path.as_ref());
         self.jobs.rows.iter().find(of_it).is_some_and(JobRow::live)
     }
+    /// The last job that sanitised the image shown on its page, or took that back.
+    pub fn sanitizing(&self) -> Option<&JobRow> {
+        let path = self.sanitize.path.as_ref()?;
+        let of_it = |j: &&JobRow| match &j.view.spec {
+            JobSpec::Sanitize(s) => s.target.as_ref().unwrap_or(&s.image) == path,
+            _ => false,
+        };
+        self.jobs.rows.iter().find(of_it)
+    }
     /// Jobs that have not ended.
     pub fn live_jobs(&self) -> usize {
         self.jobs.rows.iter().filter(|j| j.live()).count()
@@ -315,6 +338,7 @@ impl Model {
             Screen::Map => self.map.loading,
             Screen::Snapshots => self.snaps.loading(),
             Screen::Check => self.checking(),
+            Screen::Sanitize => self.sanitizing().is_some_and(JobRow::live),
             Screen::Inside => self.inside.loading(),
             Screen::Ready => self.inside.path.is_some() && self.inside.look.is_none(),
             _ => false,
@@ -374,6 +398,7 @@ impl Model {
             }
             Pane::State => text(&mut self.snaps.detail),
             Pane::Report => text(&mut self.check.scroll),
+            Pane::Sanitized => text(&mut self.sanitize.scroll),
             Pane::Files => {
                 let len = self.inside.list().len();
                 (&mut self.inside.files, len)

@@ -211,6 +211,12 @@ fn carry_out(m: &mut Model, effects: Vec<Effect>, terminal: &mut dyn Terminal, w
                     take(m, Message::Checked(found), terminal, workers)?;
                 }
             }
+            Effect::AskReport(id) => {
+                if let Some(report) = workers.jobs.report(id) {
+                    take(m, Message::Sanitized(report), terminal, workers)?;
+                }
+            }
+            Effect::LookKept(request) => workers.guest.kept.ask(request),
             Effect::CancelJob(id) => workers.jobs.cancel(id),
             Effect::PauseJob(id, pause) => workers.jobs.pause(id, pause),
             Effect::ForgetJobs => {

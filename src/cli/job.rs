@@ -1,6 +1,7 @@
 //! Running one job in the foreground: progress, signals, the exit code. The same runner serves the workbench.
 
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -11,6 +12,7 @@ use crate::engine::error::Error;
 use crate::engine::job::{JobState, JobView, ProgressSnapshot, Runner, RunnerOptions, SubmitOptions, remote, takes};
 use crate::engine::ops::JobSpec;
 use crate::engine::ops::plan::Plan;
+use crate::engine::ops::sanitize::Report;
 use crate::engine::units::printable;
 use crate::term::dirs::{runtime_dir, state_dir};
 
@@ -94,8 +96,8 @@ pub(super) fn foreground(spec: JobSpec, shown: Shown, out: &mut Out) -> Result<u
     foreground_report(spec, shown, out).map(|(code, _)| code)
 }
 
-/// The same, with the report that the job left.
-pub(super) fn foreground_report(spec: JobSpec, shown: Shown, out: &mut Out) -> Result<(u8, Option<serde_json::Value>), Failure> {
+/// The same, with the report that a sanitising left.
+pub(super) fn foreground_report(spec: JobSpec, shown: Shown, out: &mut Out) -> Result<(u8, Option<Arc<Report>>), Failure> {
     let options = RunnerOptions {
         parallel: 1,
         state_dir: state_dir(),

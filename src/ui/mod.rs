@@ -110,6 +110,7 @@ pub fn draw(m: &Model, look: &Look, frame: &mut ratatui::Frame<'_>) -> Hits {
         Screen::Snapshots => panel::snapshots::draw(&mut c, inner),
         Screen::Inside => panel::inside::draw(&mut c, inner),
         Screen::Ready => panel::ready::draw(&mut c, inner),
+        Screen::Sanitize => panel::sanitize::draw(&mut c, inner),
     }
     for layer in &m.layers {
         dialog::draw(&mut c, area, layer);

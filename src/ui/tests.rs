@@ -158,7 +158,7 @@ fn formed(size: (u16, u16), typed: &str, plan: bool) -> Model {
         ..Plan::default()
     };
     let generation = m.jobs.plan_generation;
-    let made = PlanMade { generation, remarks: vec![("target", remark)], plan: Some(Ok(made)) };
+    let made = PlanMade { generation, remarks: vec![("target", remark)], plan: Some(Ok(made)), outlook: None };
     update(&mut m, Message::Plan(Box::new(made)));
     if plan {
         keys(&mut m, "enter");
@@ -591,7 +591,14 @@ fn inside(size: (u16, u16), screen: &str) -> Model {
         findings: vec![
             finding(Part::Image, "whole", Answer::Yes, "it opens, with all it stands on", "", None),
             finding(Part::Image, "format", answer, "qcow2; only fixed VHDs are taken", "", Some(Remedy::Convert)),
-            finding(Part::Guest, "machine id empty", answer, "5f1c9ad27be84c3e", "/etc/machine-id", None),
+            finding(
+                Part::Guest,
+                "machine id empty",
+                answer,
+                "5f1c9ad27be84c3e",
+                "/etc/machine-id",
+                Some(Remedy::Sanitize("machine-id")),
+            ),
             finding(Part::Guest, "firewall off", Answer::Advice, "ufw starts with\x1b[31m the guest", "/etc/ufw/ufw.conf", None),
         ],
         properties: vec![Property { name: "min_disk", value: "40".into(), why: "bytes of virtual disk, in GiB".into() }],
@@ -715,11 +722,104 @@ fn the_one_action_of_a_verdict_opens_its_form() {
     let mut m = inside((120, 36), "W");
     let effects = keys(&mut m, "enter");
     let spec = effects.iter().find_map(|e| if let Effect::Plan(r) = e { r.spec.clone() } else { None });
-    assert!(spec.is_some_and(|s| s.verb() == "convert"), "{effects:?}");
+    // What the format and what the guest have in the way is mended by one copy; somebody stands on the image as it is.
+    let command = spec.expect("a sanitise").command().join(" ");
+    let image = "/srv/images/web-01";
+    assert_eq!(
+        command,
+        format!("sanitize --profile openstack --to {image}-openstack.qcow2 -O qcow2 {image}.qcow2"),
+        "{effects:?}"
+    );
     keys(&mut m, "esc j");
     assert!(keys(&mut m, "enter").is_empty(), "a target that is ready needs nothing");
     let Some(Effect::Copy(line)) = keys(&mut m, "Y").pop() else { panic!("nothing was copied") };
     assert!(line.starts_with("cowshed ready --for azure "), "{line}");
     m.read_only = true;
     assert!(keys(&mut m, "k enter").is_empty());
+}
+
+/// The form of sanitising `web-02.qcow2`, which nobody stands on, with what there is in its guest and its plan.
+fn sanitising(size: (u16, u16), typed: &str) -> Model {
+    use crate::app::fixture::sanitized;
+    use crate::app::worker::jobs::PlanMade;
+    use crate::engine::guest::sanitize::{Change, Edit, Found, operations};
+    use crate::engine::ops::plan::{Plan, PlanFile, Undo};
+    use crate::engine::ops::sanitize::Outlook;
+    let image = "/srv/images/web-02.qcow2";
+    let mut m = start(size);
+    keys(&mut m, "j j j l j j z");
+    let change = Change { path: b"/etc/x".to_vec(), edit: Edit::Empty, reason: "why" };
+    let found = |o: &crate::engine::guest::sanitize::Operation| {
+        let told = if o.reports_only { vec!["ufw is switched\x1b on".to_string()] } else { Vec::new() };
+        Found { changes: vec![change.clone(); o.id.len() % 3], notes: told, warnings: Vec::new() }
+    };
+    let outlook = Outlook { operations: operations::all().map(|o| (o.id, found(o))).collect(), kept: None };
+    let generation = m.jobs.plan_generation;
+    let said = |outlook, plan| Message::Plan(Box::new(PlanMade { generation, remarks: Vec::new(), plan, outlook }));
+    let more = update(&mut m, said(Some(outlook), None));
+    assert!(more.is_empty(), "what was learned asks for nothing else: {more:?}");
+    let made = Plan {
+        title: "sanitize".into(),
+        writes: vec![PlanFile { path: image.into(), what: "image, changed in place".into() }],
+        undo: Undo::Possible("cowshed sanitize --undo".into()),
+        report: Some(Arc::new(sanitized(image, false))),
+        ..Plan::default()
+    };
+    update(&mut m, said(None, Some(Ok(made))));
+    keys(&mut m, typed);
+    m
+}
+
+#[test]
+fn sanitising_at_every_size() {
+    use crate::app::fixture::{kept, sanitized};
+    use crate::app::worker::guest::KeptLoaded;
+    let image = "/srv/images/web-02.qcow2";
+    for (w, h) in SIZES {
+        let mut m = sanitising((w, h), "down down down down down");
+        let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+        golden(&format!("form-sanitise-{w}x{h}"), &text(&buffer));
+        keys(&mut m, "enter");
+        let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+        golden(&format!("form-sanitise-plan-{w}x{h}"), &text(&buffer));
+        keys(&mut m, "esc esc Z");
+        update(&mut m, Message::Sanitized(Arc::new(sanitized(image, true))));
+        let generation = m.sanitize.generation;
+        update(&mut m, Message::Kept(Box::new(KeptLoaded { generation, kept: Ok(Some(kept(image))) })));
+        let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+        golden(&format!("sanitised-{w}x{h}"), &text(&buffer));
+    }
+    // Without colours and without Unicode the signs alone tell what goes and what comes.
+    let mut m = sanitising((100, 30), "enter");
+    let (buffer, ..) = render(&mut m, &look(Depth::Mono, false));
+    let shown = text(&buffer);
+    assert!(shown.is_ascii() && shown.contains("-HWADDR=52") && shown.contains("+  a: b"), "{shown}");
+    golden("form-sanitise-plan-ascii", &shown);
+}
+
+#[test]
+fn a_sanitising_is_started_reported_taken_back_and_destroyed() {
+    use crate::app::fixture::kept;
+    use crate::app::model::Screen;
+    use crate::app::worker::guest::KeptLoaded;
+    use crate::engine::ops::JobSpec;
+    use crate::engine::ops::sanitize::Action;
+    let image = "/srv/images/web-02.qcow2";
+    let mut m = sanitising((120, 36), "enter");
+    let effects = keys(&mut m, "enter");
+    assert!(matches!(effects.first(), Some(Effect::Submit(JobSpec::Sanitize(s))) if s.image.as_os_str() == image), "{effects:?}");
+    assert!(effects.iter().any(|e| matches!(e, Effect::LookKept(r) if r.path.as_os_str() == image)), "{effects:?}");
+    assert_eq!(m.screen, Screen::Sanitize, "the page shows what it does");
+    // There is nothing to take back before the undo file is seen.
+    assert!(keys(&mut m, "u").is_empty() && m.layers.is_empty());
+    let generation = m.sanitize.generation;
+    update(&mut m, Message::Kept(Box::new(KeptLoaded { generation, kept: Ok(Some(kept(image))) })));
+    for (key, action) in [("u", Action::Undo), ("x", Action::DestroyUndo)] {
+        let effects = keys(&mut m, key);
+        let spec = effects.iter().find_map(|e| if let Effect::Plan(r) = e { r.spec.clone() } else { None });
+        assert!(matches!(spec, Some(JobSpec::Sanitize(s)) if s.action == action && s.image.as_os_str() == image), "{effects:?}");
+        keys(&mut m, "esc");
+    }
+    m.read_only = true;
+    assert!(keys(&mut m, "u").is_empty() && keys(&mut m, "z").is_empty() && m.layers.is_empty());
 }

@@ -3,6 +3,7 @@
 
 mod forms;
 mod jobs;
+mod sanitize;
 mod tmux;
 
 use std::path::Path;

@@ -383,6 +383,30 @@ pub(super) fn can_go_up(m: &Model) -> Result<(), String> {
     if m.inside.folder.len() > 1 || m.inside.found.is_some() { Ok(()) } else { no("this is the guest's root") }
 }
 
+pub(super) fn can_sanitize(m: &Model) -> Result<(), String> {
+    can_write(m)?;
+    has_readable(m)
+}
+
+/// What the last sanitising removed is still kept.
+pub(super) fn has_kept(m: &Model) -> Result<(), String> {
+    can_write(m)?;
+    match &m.sanitize.kept {
+        Some(Ok(Some(_))) => Ok(()),
+        Some(Ok(None)) => no("no undo file stands beside the image: it was destroyed, or the image was never sanitised in place"),
+        Some(Err(e)) => Err(printable(e.why())),
+        None => no("its undo file is still being looked for"),
+    }
+}
+
+pub(super) fn has_report(m: &Model) -> Result<(), String> {
+    match m.selected_job().map(|j| j.view.spec.verb()) {
+        Some("sanitize" | "check") => Ok(()),
+        Some(_) => no("this job has no report; its log and plan are below"),
+        None => no("no job is selected"),
+    }
+}
+
 pub(super) fn can_mend(m: &Model) -> Result<(), String> {
     if m.read_only {
         return no("read-only mode: nothing is written");

@@ -76,6 +76,8 @@ pub struct Field {
     pub error: Option<String>,
     /// What the disk says to it.
     pub remark: Option<Remark>,
+    /// A few words right behind a switch: what it comes to here.
+    pub note: String,
 }
 
 impl Field {
@@ -92,6 +94,7 @@ impl Field {
             touched: false,
             error: None,
             remark: None,
+            note: String::new(),
         }
     }
     /// A field for any text.
@@ -144,6 +147,12 @@ impl Field {
     /// Puts a heading before it.
     pub fn under(mut self, section: impl Into<String>) -> Self {
         self.section = Some(section.into());
+        self
+    }
+
+    /// Puts a few words right behind a switch.
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.note = note.into();
         self
     }
 

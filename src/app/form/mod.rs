@@ -23,6 +23,7 @@ mod options;
 mod relink;
 mod repair;
 mod resize;
+mod sanitize;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ pub use field::{Answers, Field, Kind, Remark, Role};
 pub use relink::RelinkForm;
 pub use repair::RepairForm;
 pub use resize::ResizeForm;
+pub use sanitize::{SanitizeForm, UnsanitizeForm};
 pub use snapshots::{BranchForm, Deed, SnapshotForm, Templates};
 
 use super::input::Input;
@@ -51,6 +53,7 @@ use super::message::Level;
 use crate::engine::error::Result;
 use crate::engine::ops::JobSpec;
 use crate::engine::ops::plan::{Plan, Undo};
+use crate::engine::ops::sanitize::{Outlook, SanitizeSpec};
 
 /// What makes a form: its fields, and the job they ask for.
 pub trait Recipe: fmt::Debug + Send + Sync {
@@ -73,6 +76,17 @@ pub trait Recipe: fmt::Debug + Send + Sync {
     /// The word on the button that starts it.
     fn verb(&self) -> &'static str {
         "Start"
+    }
+
+    /// The guest it would like to know more of; `None` when it knows, or does not care.
+    fn wonders(&self) -> Option<SanitizeSpec> {
+        None
+    }
+
+    /// The same recipe, knowing that.
+    fn learned(&self, outlook: Outlook) -> Option<Arc<dyn Recipe>> {
+        let _ = outlook;
+        None
     }
 }
 
@@ -264,6 +278,16 @@ impl Form {
         self.plan = plan;
     }
 
+    /// Takes in what there is in the guest. True when something else is asked for now.
+    pub(super) fn learn(&mut self, outlook: Outlook) -> bool {
+        let before = self.spec().and_then(Result::ok);
+        if let Some(recipe) = self.recipe.learned(outlook) {
+            self.recipe = recipe;
+            self.refresh();
+        }
+        before != self.spec().and_then(Result::ok)
+    }
+
     /// Takes a key.
     pub(super) fn key(&mut self, key: Key) -> Did {
         if key == ctrl('y') || (key == Key::plain(KeyCode::Char('Y')) && !self.typing()) {
@@ -368,6 +392,8 @@ impl Form {
             KeyCode::Down => self.top = self.top.saturating_add(1),
             KeyCode::PageUp => self.top = self.top.saturating_sub(8),
             KeyCode::PageDown => self.top = self.top.saturating_add(8),
+            KeyCode::Home => self.top = 0,
+            KeyCode::End => self.top = usize::MAX,
             _ if part == Part::Name => {
                 self.typed.key(key);
             }

@@ -34,7 +34,7 @@ fn asked(effects: &[Effect]) -> &PlanRequest {
 }
 
 fn answer(m: &mut Model, generation: u64, plan: Plan) {
-    update(m, Message::Plan(Box::new(PlanMade { generation, remarks: Vec::new(), plan: Some(Ok(plan)) })));
+    update(m, Message::Plan(Box::new(PlanMade { generation, remarks: Vec::new(), plan: Some(Ok(plan)), outlook: None })));
 }
 
 /// What the form asks for after these keys.
@@ -109,7 +109,10 @@ fn wrong_answers_are_told_beside_their_field_and_stop_the_form() {
     let effects = keys(&mut m, "j j j c");
     let remark = super::Remark { level: Level::Error, text: "the folder is not there".into() };
     let generation = asked(&effects).generation;
-    update(&mut m, Message::Plan(Box::new(PlanMade { generation, remarks: vec![("target", remark)], plan: None })));
+    update(
+        &mut m,
+        Message::Plan(Box::new(PlanMade { generation, remarks: vec![("target", remark)], plan: None, outlook: None })),
+    );
     keys(&mut m, "enter");
     assert_eq!((form(&m).page, form(&m).fields[form(&m).at].id), (Page::Fields, "target"));
 }
@@ -361,4 +364,80 @@ fn the_mouse_focuses_fields_turns_words_and_presses_buttons() {
     m.hits.add(Rect::new(0, 2, 10, 1), Hit::Field(form(&m).fields.len() + 1));
     update(&mut m, Message::Mouse(Mouse::Press, 3, 2));
     assert!(m.layers.is_empty(), "{last}");
+}
+
+#[test]
+fn what_is_switched_gets_into_the_sanitise_and_its_command() {
+    use crate::app::config::OwnProfile;
+    use crate::engine::guest::sanitize::operations;
+    use crate::engine::ops::sanitize::{Kept, Outlook};
+    let open = |m: &mut Model| keys(m, "j j j l j j z");
+    let image = "/srv/images/web-02.qcow2";
+    let command = |effects: &[Effect]| asked(effects).spec.clone().expect("a spec").command().join(" ");
+    let mut m = start();
+    let effects = open(&mut m);
+    assert_eq!(command(&effects), format!("sanitize --profile clone {image}"));
+    assert!(asked(&effects).wonders.is_some(), "it wants to know what there is in the guest");
+    // Every operation of the table has its switch, none shares its name with another field, and each says what it does.
+    let named: Vec<&str> = form(&m).fields.iter().map(|f| f.id).collect();
+    for o in operations::all() {
+        assert_eq!(named.iter().filter(|n| **n == o.id).count(), 1, "{}", o.id);
+    }
+    assert!(form(&m).fields.iter().all(|f| !f.doc.is_empty()));
+    let go = |m: &mut Model, id: &str, typed: &str| {
+        let at = form(m).fields.iter().position(|f| f.id == id).unwrap_or_else(|| panic!("{id}"));
+        let down = at as isize - form(m).at as isize;
+        let step = if down < 0 { "up " } else { "down " };
+        keys(m, &format!("{} {typed}", step.repeat(down.unsigned_abs())))
+    };
+    go(&mut m, "passwords", "space");
+    go(&mut m, "logs", "space");
+    go(&mut m, "undo", "space");
+    let effects = go(&mut m, "profile", "o");
+    assert_eq!(command(&effects), format!("sanitize --profile openstack --enable passwords --disable logs --no-undo {image}"));
+    // What the profile switches on may be switched off.
+    let effects = go(&mut m, "firewall-off", "space");
+    assert!(command(&effects).contains("--disable firewall-off,logs"), "{}", command(&effects));
+    let effects = go(&mut m, "place", "right");
+    assert_eq!(
+        command(&effects),
+        format!(
+            "sanitize --profile openstack --enable passwords --disable firewall-off,logs --to /srv/images/web-02-openstack.qcow2 \
+             -O qcow2 {image}"
+        )
+    );
+    let effects = go(&mut m, "format", "ctrl-u r");
+    assert!(command(&effects).contains("--to /srv/images/web-02-openstack.raw -O raw"), "{}", command(&effects));
+    // A profile of one's own is put into words that any machine knows.
+    let mut m = start();
+    m.config.profiles = vec![OwnProfile { name: "web".into(), enable: vec!["passwords".into()], disable: vec!["logs".into()] }];
+    open(&mut m);
+    let effects = keys(&mut m, "w");
+    assert_eq!(command(&effects), format!("sanitize --enable passwords --disable logs {image}"));
+    // What others stand on is not changed under them.
+    let mut m = start();
+    let effects = keys(&mut m, "j j j z");
+    assert!(command(&effects).contains("--to /srv/images/debian-12-base-clone.qcow2"), "{}", command(&effects));
+    let effects = go(&mut m, "place", "left");
+    assert_eq!(asked(&effects).spec, None);
+    let place = form(&m).fields.iter().find(|f| f.id == "place").and_then(|f| f.error.clone()).unwrap();
+    assert!(place.contains("web-01.qcow2 and 1 more stand on it"), "{place}");
+    // An undo file is in the way of another one.
+    let mut m = start();
+    let generation = asked(&open(&mut m)).generation;
+    let kept = Kept { path: format!("{image}.sanitize-undo").into(), made: "then".into(), bytes: 5, half_done: false };
+    let outlook = Some(Outlook { operations: Vec::new(), kept: Some(kept) });
+    let made = PlanMade { generation, remarks: Vec::new(), plan: None, outlook };
+    let effects = update(&mut m, Message::Plan(Box::new(made)));
+    assert_eq!(asked(&effects).spec, None, "it is asked again, and cannot be done");
+    assert!(form(&m).fields.iter().any(|f| f.id == "place" && f.error.is_some()));
+    // Nothing at all is no sanitise.
+    let mut m = start();
+    open(&mut m);
+    keys(&mut m, "m");
+    let on: Vec<&str> = form(&m).fields.iter().filter(|f| f.value() == "on" && f.id != "undo").map(|f| f.id).collect();
+    for id in on {
+        go(&mut m, id, "space");
+    }
+    assert!(form(&m).fields.iter().any(|f| f.id == "profile" && f.error.is_some()));
 }

@@ -7,5 +7,6 @@ pub mod jobs;
 pub mod library;
 pub mod map;
 pub mod page;
+pub mod sanitize;
 pub mod scroll;
 pub mod snapshots;

@@ -12,6 +12,7 @@ use crate::app::message::Level;
 use crate::app::model::{Model, Screen};
 use crate::app::worker::jobs::{PlanMade, PlanRequest};
 use crate::app::worker::paths::PathCheck;
+use crate::engine::ops::JobSpec;
 use crate::engine::units::printable;
 
 /// Opens the form of a recipe.
@@ -40,7 +41,7 @@ fn ask(m: &mut Model) -> Vec<Effect> {
         Kind::Path { role, .. } => Some(PathCheck { field: f.id, path: answers.path(f.id)?, role: role.clone() }),
         _ => None,
     });
-    let request = PlanRequest { generation, spec, paths: paths.collect() };
+    let request = PlanRequest { generation, spec, paths: paths.collect(), wonders: form.recipe.wonders().map(Box::new) };
     form.waiting = request.spec.is_some();
     vec![Effect::Plan(request)]
 }
@@ -50,8 +51,11 @@ pub(super) fn planned(m: &mut Model, made: PlanMade) -> Vec<Effect> {
     if made.generation == m.jobs.plan_generation
         && let Some(Layer::Form(form)) = m.layers.iter_mut().rev().find(|l| matches!(l, Layer::Form(_)))
     {
-        form.told(made.remarks, made.plan);
         m.dirty = true;
+        if let Some(outlook) = made.outlook {
+            return if form.learn(outlook) { ask(m) } else { Vec::new() };
+        }
+        form.told(made.remarks, made.plan);
     }
     Vec::new()
 }
@@ -97,7 +101,12 @@ fn start(m: &mut Model, form: Box<Form>) -> Vec<Effect> {
     let Some(Ok(spec)) = form.spec() else { return Vec::new() };
     let shown = if m.screen == Screen::Jobs { "" } else { "; 4 shows the jobs" };
     m.tell(format!("started: {}{shown}", printable(&spec.title())), Level::Info);
-    vec![Effect::Submit(spec)]
+    let mut effects = vec![Effect::Submit(spec.clone())];
+    // What it does and did is the next thing one wants to see.
+    if let JobSpec::Sanitize(spec) = &spec {
+        effects.extend(super::sanitize::open(m, super::sanitize::made(spec)));
+    }
+    effects
 }
 
 /// The command line that does what the form asks for; `None` while an answer is none.

@@ -235,6 +235,10 @@ pub(super) fn command_line(m: &Model) -> Option<String> {
             None => format!("cowshed map {path}"),
         },
         Screen::Check => format!("cowshed check {path}"),
+        Screen::Sanitize => match m.sanitizing() {
+            Some(job) => command_words(&job.view.spec.command()),
+            None => format!("cowshed sanitize --dry-run {path}"),
+        },
         Screen::Ready => match m.inside.verdict() {
             Some(v) => format!("cowshed ready --for {} {path}", v.target.entry().name),
             None => format!("cowshed ready {path}"),

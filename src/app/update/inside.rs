@@ -7,7 +7,7 @@ use super::image::{command_words, reach, roots};
 use super::{form, run as run_action};
 use crate::app::action::Action;
 use crate::app::effect::Effect;
-use crate::app::form::{ConvertForm, ExtractForm, ResizeForm};
+use crate::app::form::{ConvertForm, ExtractForm, ResizeForm, SanitizeForm};
 use crate::app::input::Input;
 use crate::app::layer::Layer;
 use crate::app::message::Level;
@@ -15,6 +15,7 @@ use crate::app::model::{Model, Pane, Screen};
 use crate::app::state::inside::InsideState;
 use crate::app::worker::guest::{FilesLoaded, FilesRequest, LookLoaded, LookRequest, News, Want, below};
 use crate::engine::guest::fs::FileType;
+use crate::engine::guest::ready::Next;
 use crate::engine::units::printable;
 
 /// Shows the inside of `path`; the same image is shown where it was left.
@@ -38,7 +39,7 @@ pub(super) fn peek(m: &mut Model, path: Option<PathBuf>) -> Option<Effect> {
     look(m)
 }
 
-fn look(m: &mut Model) -> Option<Effect> {
+pub(super) fn look(m: &mut Model) -> Option<Effect> {
     m.inside.generation += 1;
     let path = m.inside.path.clone()?;
     Some(Effect::Look(LookRequest { generation: m.inside.generation, reach: reach(m, &path), path }))
@@ -165,19 +166,23 @@ pub(super) fn run(m: &mut Model, action: Action) -> Vec<Effect> {
 /// The one action that the verdict names: a form where the workbench has one, else its command line.
 fn mend(m: &mut Model) -> Vec<Effect> {
     let Some(image) = m.inside.path.clone() else { return Vec::new() };
-    let Some(words) = m.inside.verdict().and_then(|v| v.action(&image)) else { return Vec::new() };
-    let make = m.inside.verdict().map(|v| v.target.entry().make);
-    match (words.first().map(String::as_str), make) {
-        (Some("convert"), Some((format, options))) => {
+    let Some((target, Some(next))) = m.inside.verdict().map(|v| (v.target, v.next())) else { return Vec::new() };
+    match next {
+        Next::Convert => {
+            let (format, options) = target.entry().make;
             let recipe = ConvertForm::new(m, &image, roots(m)).towards(format, options);
             form::open(m, Arc::new(recipe))
         }
-        (Some("resize"), _) => {
-            let size = words.last().cloned().unwrap_or_default();
-            let recipe = ResizeForm::new(m, &image, roots(m)).towards(size);
+        Next::Resize(size) => {
+            let recipe = ResizeForm::new(m, &image, roots(m)).towards(size.to_string());
             form::open(m, Arc::new(recipe))
         }
-        _ => {
+        Next::Sanitize { operations, to } => {
+            let recipe = SanitizeForm::new(m, &image, roots(m)).towards(target.profile(), operations, to);
+            form::open(m, Arc::new(recipe))
+        }
+        Next::Check => {
+            let words = m.inside.verdict().and_then(|v| v.action(&image)).unwrap_or_default();
             let line = command_words(&words);
             m.tell(format!("copied: {}", printable(&line)), Level::Info);
             vec![Effect::Copy(line)]

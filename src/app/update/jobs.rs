@@ -225,6 +225,7 @@ pub(super) fn edge(m: &mut Model, edge: JobEdge) -> Vec<Effect> {
     let job = job.clone();
     if edge.state.is_over() {
         effects.extend(super::check::ended(m, &job, edge.state, edge.why.as_deref()));
+        effects.extend(super::sanitize::ended(m, &job, edge.state));
     }
     let title = printable(&job.view.title);
     let long = job.view.progress.elapsed.as_millis() >= LONG;

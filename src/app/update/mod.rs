@@ -8,6 +8,7 @@ mod jobs;
 mod layers;
 mod library;
 mod mouse;
+mod sanitize;
 mod snapshots;
 
 use super::action::Action;
@@ -58,6 +59,8 @@ pub fn update(m: &mut Model, message: Message) -> Vec<Effect> {
         Message::Snapshots(loaded) => snapshots::loaded(m, *loaded),
         Message::Diff(diff) => snapshots::compared(m, *diff),
         Message::Freed(freed) => snapshots::freed(m, *freed),
+        Message::Kept(loaded) => sanitize::looked(m, *loaded),
+        Message::Sanitized(report) => sanitize::reported(m, report),
         Message::Checked(checked) => check::found(m, checked),
         Message::Edge(edge) => jobs::edge(m, edge),
         Message::Plan(made) => form::planned(m, *made),
@@ -203,6 +206,8 @@ pub fn run(m: &mut Model, action: Action) -> Vec<Effect> {
         | Action::Rescan => library::run(m, action),
         Action::Reload if matches!(m.screen, Screen::Inside | Screen::Ready) => inside::run(m, action),
         Action::OpenFile | Action::FolderUp | Action::Search | Action::Extract | Action::Mend => inside::run(m, action),
+        Action::Reload if m.screen == Screen::Sanitize => sanitize::run(m, action),
+        Action::Sanitize | Action::TakeBack | Action::DestroyKept | Action::OpenReport => sanitize::run(m, action),
         Action::Reload if m.screen == Screen::Snapshots => snapshots::run(m, action),
         Action::Flatten
         | Action::Rebase
@@ -267,6 +272,7 @@ fn moved(m: &mut Model, action: Action) -> Vec<Effect> {
             | Pane::JobLog
             | Pane::FormatText
             | Pane::State
+            | Pane::Sanitized
             | Pane::Report),
             _,
         ) => {
@@ -326,6 +332,10 @@ fn go(m: &mut Model, screen: Screen) -> Vec<Effect> {
         Screen::Image => image::open_page(m, if shown { m.page.path.clone().or(subject) } else { subject }),
         Screen::Map => image::open_map(m, if shown { m.map.path.clone().or(subject) } else { subject }),
         Screen::Inside | Screen::Ready => inside::open(m, if shown { m.inside.path.clone().or(subject) } else { subject }),
+        Screen::Sanitize => {
+            let path = if shown { m.sanitize.path.clone().or(subject) } else { subject };
+            path.map(|p| sanitize::show(m, p)).unwrap_or_default()
+        }
         Screen::Snapshots => snapshots::open(m, if shown { m.snaps.path.clone().or(subject) } else { subject }),
         Screen::Check => {
             let path = if shown { m.check.path.clone().or(subject) } else { subject };

@@ -557,7 +557,7 @@ fn snapshots_are_changed_by_forms_with_their_plan() {
         undo: crate::engine::ops::plan::Undo::Impossible("it is gone".into()),
         ..Default::default()
     };
-    let made = crate::app::worker::jobs::PlanMade { generation, remarks: Vec::new(), plan: Some(Ok(plan)) };
+    let made = crate::app::worker::jobs::PlanMade { generation, remarks: Vec::new(), plan: Some(Ok(plan)), outlook: None };
     update(&mut m, Message::Plan(Box::new(made)));
     assert!(keys(&mut m, "enter enter enter").is_empty());
     keys(&mut m, "shift-tab");

@@ -19,6 +19,7 @@ use crate::engine::guest::walk::{Step, walk};
 use crate::engine::inspect;
 use crate::engine::io::Device;
 use crate::engine::library::Stamp;
+use crate::engine::ops::sanitize::{Kept, SanitizeSpec, kept};
 use crate::engine::units::printable_bytes;
 
 /// Names of one folder shown, at most.
@@ -164,12 +165,32 @@ pub struct FilesLoaded {
     pub news: Result<News>,
 }
 
+/// Asks what the last sanitising of an image keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptRequest {
+    /// Numbers the requests.
+    pub generation: u64,
+    /// The image.
+    pub path: PathBuf,
+}
+
+/// Answers a [`KeptRequest`].
+#[derive(Debug)]
+pub struct KeptLoaded {
+    /// Of the request.
+    pub generation: u64,
+    /// Its undo file, if there is one.
+    pub kept: Result<Option<Kept>>,
+}
+
 /// The threads.
 pub struct GuestWorkers {
     /// Who is inside.
     pub look: Latest<LookRequest>,
     /// Files.
     pub files: Latest<FilesRequest>,
+    /// Undo files.
+    pub kept: Latest<KeptRequest>,
 }
 
 impl GuestWorkers {
@@ -177,9 +198,13 @@ impl GuestWorkers {
     ///
     /// Errors: the system gives no thread.
     pub fn spawn(out: &Outbox) -> std::io::Result<Self> {
-        let (to_look, to_files) = (out.clone(), out.clone());
+        let (to_look, to_files, to_kept) = (out.clone(), out.clone(), out.clone());
         let mut opened = None;
         Ok(GuestWorkers {
+            kept: Latest::spawn("cowshed-kept", move |r: KeptRequest, _| {
+                let kept = guarded(|| kept(&SanitizeSpec::new(&r.path).undo_path()));
+                let _ = to_kept.send(Message::Kept(Box::new(KeptLoaded { generation: r.generation, kept })));
+            })?,
             look: Latest::spawn("cowshed-guest", move |r: LookRequest, _| {
                 let look = guarded(|| Ok(Arc::new(self::look(&r)?)));
                 let _ = to_look.send(Message::Look(Box::new(LookLoaded { generation: r.generation, look })));

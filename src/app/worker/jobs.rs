@@ -15,6 +15,7 @@ use crate::engine::job::{JobId, Journal, Runner, RunnerOptions, SubmitOptions, t
 use crate::engine::ops::JobSpec;
 use crate::engine::ops::checking::Checked;
 use crate::engine::ops::plan::Plan;
+use crate::engine::ops::sanitize::{Outlook, Report, SanitizeSpec, outlook};
 
 /// Asks for the plan of a job that is about to be started.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +26,8 @@ pub struct PlanRequest {
     pub spec: Option<JobSpec>,
     /// Paths of the form to look at first.
     pub paths: Vec<PathCheck>,
+    /// The guest that the form would like to know more of.
+    pub wonders: Option<Box<SanitizeSpec>>,
 }
 
 /// Answers a [`PlanRequest`]: at once with what the disk says of the paths, and once more with the plan.
@@ -36,6 +39,8 @@ pub struct PlanMade {
     pub remarks: Vec<(&'static str, Remark)>,
     /// The plan, or why there is none; `None` before it is made, and when a path is wrong.
     pub plan: Option<Result<Plan>>,
+    /// What there is in the guest that the form wondered about.
+    pub outlook: Option<Outlook>,
 }
 
 /// The runner, and the thread that plans.
@@ -60,10 +65,17 @@ impl JobWorkers {
             let _ = to_edges.send(Message::Edge(edge));
         });
         let plan = Latest::spawn("cowshed-plan", move |r: PlanRequest, _| {
-            let PlanRequest { generation, spec, paths } = r;
+            let PlanRequest { generation, spec, paths, wonders } = r;
             let remarks: Vec<_> = paths.iter().map(|p| (p.field, paths::look(p))).collect();
-            let tell = |remarks, plan| drop(to_plans.send(Message::Plan(Box::new(PlanMade { generation, remarks, plan }))));
-            tell(remarks.clone(), None);
+            let tell = |remarks, plan, outlook| {
+                drop(to_plans.send(Message::Plan(Box::new(PlanMade { generation, remarks, plan, outlook }))));
+            };
+            tell(remarks.clone(), None, None);
+            // A guest that cannot be read is told of by the plan.
+            let seen = wonders.and_then(|w| std::panic::catch_unwind(|| outlook(&w)).ok()?.ok());
+            if seen.is_some() {
+                tell(remarks.clone(), None, seen);
+            }
             let Some(spec) = spec.filter(|_| remarks.iter().all(|(_, r)| r.level != Level::Error)) else { return };
             let plan = std::panic::catch_unwind(|| spec.plan())
                 .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "planning this hit a defect in cowshed")));
@@ -71,7 +83,7 @@ impl JobWorkers {
                 plan.duration = takes(&plan, &spec, folder.as_deref());
                 plan
             });
-            tell(remarks, Some(plan));
+            tell(remarks, Some(plan), None);
         })?;
         // Without a socket nobody can steer the jobs from outside; that is no reason not to work.
         let served = runtime_dir.and_then(|dir| remote::serve(&runner, &dir).ok());
@@ -85,6 +97,10 @@ impl JobWorkers {
     /// What a check found.
     pub fn found(&self, id: JobId) -> Option<Arc<Checked>> {
         self.runner.found(id)
+    }
+    /// The report of a sanitising.
+    pub fn report(&self, id: JobId) -> Option<Arc<Report>> {
+        self.runner.report(id)
     }
     /// Cancels a job.
     pub fn cancel(&self, id: JobId) {

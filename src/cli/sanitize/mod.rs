@@ -178,12 +178,11 @@ impl Verb for Args {
             return Ok(code);
         };
         match self.output {
-            Shown::Json => out.json(&report)?,
+            Shown::Json => out.json(&*report)?,
             Shown::Human if out.quiet => {}
-            Shown::Human => human::report(&report, false, out)?,
+            Shown::Human => human::report(&serde_json::to_value(&*report).unwrap_or_default(), false, out)?,
         }
-        let residue = report["scan"]["found"].as_array().is_some_and(|f| f.iter().any(|r| r["residue"] == true));
-        if code == 0 && residue {
+        if code == 0 && report.failed() {
             eprintln!("cowshed: {}: some of what was removed is still in its bytes", image.display());
             return Ok(1);
         }

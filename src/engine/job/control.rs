@@ -12,6 +12,7 @@ use super::state::JobState;
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::io::sys;
 use crate::engine::ops::checking::Checked;
+use crate::engine::ops::sanitize::Report;
 
 const PAUSE: u8 = 1;
 const CANCEL: u8 = 2;
@@ -51,7 +52,7 @@ struct Inner {
     log: Mutex<VecDeque<LogLine>>,
     mark: Mutex<Option<Mark>>,
     found: Mutex<Option<Arc<Checked>>>,
-    report: Mutex<Option<serde_json::Value>>,
+    report: Mutex<Option<Arc<Report>>>,
     on_state: OnState,
 }
 
@@ -267,12 +268,11 @@ impl JobContext {
             self.log(format!("the journal cannot be kept, so this job cannot be resumed: {e}"));
         }
     }
-    /// Leaves a report in full, for operations that have more to tell than a line.
-    pub fn set_report(&self, report: serde_json::Value) {
+    /// Leaves the report of a sanitising; [`super::Runner::report`] gives it out.
+    pub fn set_report(&self, report: Arc<Report>) {
         *lock(&self.inner.report) = Some(report);
     }
-    /// The report that the operation left.
-    pub fn report(&self) -> Option<serde_json::Value> {
+    pub(super) fn report(&self) -> Option<Arc<Report>> {
         lock(&self.inner.report).clone()
     }
     /// What the journal has of an earlier run of the same job: the durable point and the state left there.

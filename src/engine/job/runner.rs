@@ -20,6 +20,7 @@ use super::state::{JobEdge, JobId, JobState};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::ops::checking::Checked;
 use crate::engine::ops::plan::Plan;
+use crate::engine::ops::sanitize::Report;
 use crate::engine::ops::{JobSpec, Operation, Outcome};
 
 /// How a runner works.
@@ -430,8 +431,8 @@ impl Runner {
     pub fn found(&self, id: JobId) -> Option<Arc<Checked>> {
         self.context(id)?.found()
     }
-    /// The report that a job left, where its operation makes one.
-    pub fn report(&self, id: JobId) -> Option<serde_json::Value> {
+    /// The report that a sanitising left.
+    pub fn report(&self, id: JobId) -> Option<Arc<Report>> {
         self.context(id).and_then(|c| c.report())
     }
     /// A job's rates over the last two minutes, oldest first, one sample per half second.

@@ -2,6 +2,9 @@
 //! this same plan.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::sanitize::Report;
 
 /// Bytes, as well as they can be told beforehand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -149,6 +152,9 @@ pub struct Plan {
     /// Where the data lies that is read, where that was looked at.
     #[serde(skip)]
     pub layout: Option<Layout>,
+    /// What changes in the guest, file by file, where that was looked at; the steps say the same without the lines.
+    #[serde(skip)]
+    pub report: Option<Arc<Report>>,
     /// What the result will not have although the source does.
     pub losses: Vec<String>,
     /// What a person should know before saying yes.

@@ -1,15 +1,18 @@
 //! A form: its fields with what is wrong beside them, then the plan and the buttons.
 
 use ratatui::layout::Rect;
+use ratatui::text;
 
 use super::{hints, input, open};
 use crate::app::form::{Field, Form, Kind, Page, Part};
 use crate::app::hits::Hit;
 use crate::app::message::Level;
+use crate::engine::ops::plan::Plan;
 use crate::engine::units::printable;
 use crate::ui::Canvas;
-use crate::ui::pen::paint_row;
-use crate::ui::text::{cut, cut_middle, size_words, width, wrap};
+use crate::ui::panel::sanitize;
+use crate::ui::pen::{paint_row, put_line};
+use crate::ui::text::{count, cut, cut_middle, size_words, width, wrap};
 use crate::ui::theme::Role;
 use crate::ui::widget::scroll_mark;
 
@@ -165,6 +168,7 @@ fn field(c: &mut Canvas<'_>, row: Rect, i: usize, f: &Field, here: bool) {
             let on = f.value() == "on";
             let mark = if on { s.good } else { " " };
             let end = c.put(row, LABEL, 0, &format!("[{mark}]"), if on { Role::Strong } else { Role::Text });
+            c.put(row, end + 1, 0, &printable(&f.note), Role::Dim);
             c.hits.add(Rect { x: row.x + LABEL, width: end - LABEL, ..row }, Hit::Word(i, usize::from(!on)));
             end
         }
@@ -233,6 +237,18 @@ fn foot(c: &mut Canvas<'_>, area: Rect, form: &Form) {
     let wrong = form.fields.iter().filter(|f| f.error.is_some()).count();
     let (text, role) = match &form.plan {
         Some(Err(e)) => (format!("{} {}", s.bad, printable(e.why())), Role::Bad),
+        Some(Ok(Plan { report: Some(r), .. })) if r.is_empty() => (format!("{} there is nothing to do", s.good), Role::Good),
+        Some(Ok(Plan { report: Some(r), .. })) => {
+            let (files, wiped) = (count(r.files(), "file"), size_words(r.zeroed));
+            let kept = match &r.undo {
+                Some(u) if u.path.is_some() => format!(", {} kept to take it back", size_words(u.bytes)),
+                _ => String::new(),
+            };
+            let more = r.warnings.len() + r.operations.iter().map(|o| o.warnings.len()).sum::<usize>();
+            let warned = if more > 0 { format!("; {} {more} to know before", s.warn) } else { String::new() };
+            let role = if more > 0 { Role::Warn } else { Role::Good };
+            (format!("{} {files} to change, {wiped} to wipe{kept}{warned}", s.good), role)
+        }
         Some(Ok(p)) => {
             let worst = if p.write_bytes.worst > 0 {
                 format!(", at most {} written", size_words(p.write_bytes.worst))
@@ -285,44 +301,20 @@ fn buttons(c: &mut Canvas<'_>, area: Rect, all: &[(&str, usize, bool, bool)]) {
 }
 
 fn plan(c: &mut Canvas<'_>, area: Rect, form: &Form) {
-    const LABEL: u16 = 10;
     let s = c.look.symbols;
     let word = form.word();
     let below = if word.is_some() { 5 } else { 3 };
     let body = Rect { height: area.height.saturating_sub(below), ..area };
-    let room = usize::from(area.width.saturating_sub(LABEL)).max(8);
-    let mut lines: Vec<(&str, String, Role)> = Vec::new();
-    match &form.plan {
-        None if form.waiting => lines.push(("", spinning(c, "making the plan"), Role::Dim)),
-        None => lines.push(("", "an answer is wrong".into(), Role::Bad)),
-        Some(Err(e)) => {
-            lines.extend(wrap(&format!("{} {e}", s.bad), room).into_iter().map(|l| ("", l, Role::Bad)));
-            if let Some(hint) = e.advice() {
-                lines.extend(
-                    wrap(&printable(hint), room)
-                        .into_iter()
-                        .enumerate()
-                        .map(|(i, l)| (if i == 0 { "hint" } else { "" }, l, Role::Text)),
-                );
-            }
-        }
-        Some(Ok(plan)) => {
-            for line in plan.lines(size_words) {
-                let role = if line.warns { Role::Warn } else { Role::Text };
-                let text = if line.warns { format!("{} {}", s.warn, printable(&line.text)) } else { printable(&line.text) };
-                for (i, part) in wrap(&text, room).into_iter().enumerate() {
-                    lines.push((if i == 0 { line.label } else { "" }, part, role));
-                }
-            }
-        }
-    }
+    let lines = match &form.plan {
+        Some(Ok(Plan { report: Some(report), .. })) => sanitize::lines(c, report, true, usize::from(area.width)),
+        _ => told(c, form, usize::from(area.width)),
+    };
     let height = usize::from(body.height);
     c.hits.layer = height;
     c.hits.layer_len = lines.len();
     let top = form.top.min(lines.len().saturating_sub(height));
-    for (y, (label, text, role)) in (0u16..).zip(lines.iter().skip(top).take(height)) {
-        c.put(body, 0, y, label, Role::Dim);
-        c.put(body, LABEL, y, text, *role);
+    for (y, line) in (0u16..).zip(lines.iter().skip(top).take(height)) {
+        put_line(c.buf, body, 0, y, line);
     }
     scroll_mark(c, body, body.x + body.width + 1, top, lines.len());
     let parts = form.parts();
@@ -349,4 +341,40 @@ fn plan(c: &mut Canvas<'_>, area: Rect, form: &Form) {
     buttons(c, area, &shown);
     let all = [("Tab", "next"), ("Enter", "choose"), ("Up Down", "scroll"), ("Esc", "back"), ("Y", "copy command")];
     hints(c, area, area.height.saturating_sub(1), &all);
+}
+
+/// The plan as lines, or why there is none.
+fn told(c: &Canvas<'_>, form: &Form, columns: usize) -> Vec<text::Line<'static>> {
+    const LABEL: usize = 10;
+    let s = c.look.symbols;
+    let room = columns.saturating_sub(LABEL).max(8);
+    let mut lines: Vec<(&str, String, Role)> = Vec::new();
+    match &form.plan {
+        None if form.waiting => lines.push(("", spinning(c, "making the plan"), Role::Dim)),
+        None => lines.push(("", "an answer is wrong".into(), Role::Bad)),
+        Some(Err(e)) => {
+            lines.extend(wrap(&format!("{} {e}", s.bad), room).into_iter().map(|l| ("", l, Role::Bad)));
+            if let Some(hint) = e.advice() {
+                lines.extend(
+                    wrap(&printable(hint), room)
+                        .into_iter()
+                        .enumerate()
+                        .map(|(i, l)| (if i == 0 { "hint" } else { "" }, l, Role::Text)),
+                );
+            }
+        }
+        Some(Ok(plan)) => {
+            for line in plan.lines(size_words) {
+                let role = if line.warns { Role::Warn } else { Role::Text };
+                let text = if line.warns { format!("{} {}", s.warn, printable(&line.text)) } else { printable(&line.text) };
+                for (i, part) in wrap(&text, room).into_iter().enumerate() {
+                    lines.push((if i == 0 { line.label } else { "" }, part, role));
+                }
+            }
+        }
+    }
+    let line = |(label, text, role): (&str, String, Role)| {
+        text::Line::from(vec![c.look.span(Role::Dim, format!("{label:<LABEL$}")), c.look.span(role, text)])
+    };
+    lines.into_iter().map(line).collect()
 }

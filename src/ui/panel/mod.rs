@@ -10,4 +10,5 @@ pub mod jobs;
 pub mod library;
 pub mod map;
 pub mod ready;
+pub mod sanitize;
 pub mod snapshots;

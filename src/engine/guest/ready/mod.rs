@@ -19,6 +19,7 @@ use std::path::Path;
 
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Format;
+use crate::engine::guest::sanitize::PROFILES;
 
 pub use subject::Subject;
 
@@ -60,6 +61,10 @@ impl Target {
     pub fn entry(self) -> &'static TargetEntry {
         TARGETS.iter().find(|e| e.target == self).unwrap_or(&openstack::ENTRY)
     }
+    /// The profile of sanitising that is made for it.
+    pub fn profile(self) -> Option<&'static str> {
+        PROFILES.iter().map(|p| p.name).find(|p| *p == self.entry().name)
+    }
     /// The target called `name`, any case.
     ///
     /// Errors: there is none; the hint lists those there are.
@@ -70,6 +75,24 @@ impl Target {
             Error::usage(format!("there is no target '{name}'")).hint(format!("one of: {}", all.join(", ")))
         })
     }
+}
+
+/// The one action that mends the most for a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Check and repair the image.
+    Check,
+    /// Convert a copy into the target's format.
+    Convert,
+    /// Give it another virtual size, in bytes.
+    Resize(u64),
+    /// Sanitise its guest.
+    Sanitize {
+        /// Operations that mend what stands in the way.
+        operations: Vec<&'static str>,
+        /// Into a new image of this format, which mends what the format has in the way.
+        to: Option<Format>,
+    },
 }
 
 /// Whether a requirement is met.
@@ -96,6 +119,8 @@ pub enum Remedy {
     Resize(u64),
     /// A check of the image, with repair.
     Check,
+    /// The sanitise operation of this id.
+    Sanitize(&'static str),
     /// Nothing that cowshed does: in words.
     ByHand(String),
 }
@@ -174,33 +199,66 @@ impl Readiness {
         self.findings.iter().filter(|f| f.answer == answer).count()
     }
 
-    /// The one action that mends the most, as the words of a command line after `cowshed`; `None` when cowshed has none.
+    /// The one action that mends the most; `None` when cowshed has none.
     ///
-    /// A copy mends every finding about format and layers at once, so it comes first; then the size; then a check.
-    pub fn action(&self, image: &Path) -> Option<Vec<String>> {
-        let fixes = |found: fn(&Remedy) -> bool| {
-            let refused = self.findings.iter().filter(|f| f.answer == Answer::No);
-            refused.filter_map(|f| f.fix.as_ref()).find(|r| found(r))
+    /// A damaged image is mended before anything else. A copy mends every finding about format and layers at once, so it comes
+    /// next, sanitised on the way where the target wants no options that sanitising does not have; then the size; then the guest.
+    /// Where nothing stands in the way, what is only advised is offered.
+    pub fn next(&self) -> Option<Next> {
+        let all = |answer: Answer| self.findings.iter().filter(move |f| f.answer == answer).filter_map(|f| f.fix.as_ref());
+        let refused = || all(Answer::No);
+        let operations = |answer: Answer| -> Vec<&'static str> {
+            let id = |r: &Remedy| if let Remedy::Sanitize(id) = r { Some(*id) } else { None };
+            all(answer).filter_map(id).collect()
         };
-        let name = image.display().to_string();
         let (format, options) = self.target.entry().make;
-        if fixes(|r| *r == Remedy::Check).is_some() {
-            return Some(vec!["check".into(), "-r".into(), "all".into(), name]);
+        let must = operations(Answer::No);
+        if refused().any(|r| *r == Remedy::Check) {
+            return Some(Next::Check);
         }
-        if let Some(Remedy::Resize(size)) = fixes(|r| matches!(r, Remedy::Resize(_)))
-            && fixes(|r| *r == Remedy::Convert).is_none()
-        {
-            return Some(vec!["resize".into(), name, size.to_string()]);
+        if refused().any(|r| *r == Remedy::Convert) {
+            let both = !must.is_empty() && options.is_empty();
+            return Some(if both { Next::Sanitize { operations: must, to: Some(format) } } else { Next::Convert });
         }
-        fixes(|r| *r == Remedy::Convert)?;
-        let mut words = vec!["convert".into(), "-O".into(), format.name().to_string()];
-        if !options.is_empty() {
-            let all: Vec<_> = options.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            words.extend(["-o".into(), all.join(",")]);
+        let size = |r: &Remedy| if let Remedy::Resize(size) = r { Some(*size) } else { None };
+        if let Some(size) = refused().find_map(size) {
+            return Some(Next::Resize(size));
         }
+        let operations = if must.is_empty() { operations(Answer::Advice) } else { must };
+        (!operations.is_empty()).then_some(Next::Sanitize { operations, to: None })
+    }
+
+    /// The same as the words of a command line after `cowshed`.
+    pub fn action(&self, image: &Path) -> Option<Vec<String>> {
+        let entry = self.target.entry();
+        let name = image.display().to_string();
         let stem = image.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_else(|| "image".into());
-        let out = image.with_file_name(format!("{stem}-{}.{}", self.target.entry().name, format.name()));
-        words.extend([name, out.display().to_string()]);
+        let new = |format: Format| image.with_file_name(format!("{stem}-{}.{}", entry.name, format.name())).display().to_string();
+        let mut words: Vec<String> = Vec::new();
+        match self.next()? {
+            Next::Check => words.extend(["check".into(), "-r".into(), "all".into(), name]),
+            Next::Resize(size) => words.extend(["resize".into(), name, size.to_string()]),
+            Next::Convert => {
+                let (format, options) = entry.make;
+                words.extend(["convert".into(), "-O".into(), format.name().to_string()]);
+                if !options.is_empty() {
+                    let all: Vec<_> = options.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                    words.extend(["-o".into(), all.join(",")]);
+                }
+                words.extend([name, new(format)]);
+            }
+            Next::Sanitize { operations, to } => {
+                words.push("sanitize".into());
+                if let Some(profile) = self.target.profile() {
+                    words.extend(["--profile".into(), profile.into()]);
+                }
+                words.extend(["--enable".into(), operations.join(",")]);
+                if let Some(format) = to {
+                    words.extend(["--to".into(), new(format), "-O".into(), format.name().into()]);
+                }
+                words.push(name);
+            }
+        }
         Some(words)
     }
 
@@ -251,6 +309,7 @@ impl Remedy {
             Remedy::Convert => format!("convert a copy to {}", target.entry().make.0),
             Remedy::Resize(size) => format!("resize to {size} bytes"),
             Remedy::Check => "check and repair it".into(),
+            Remedy::Sanitize(id) => format!("sanitise it ({id})"),
             Remedy::ByHand(words) => words.clone(),
         }
     }

@@ -138,6 +138,7 @@ fn cloud(inside: &Inside, out: &mut Readiness) {
                 format!("{} {} with the guest", names.join(", "), if names.len() == 1 { "starts" } else { "start" }),
             )
             .from(&f.from)
+            .fix(Remedy::Sanitize("firewall-off"))
         }
     });
     out.add(match id.addresses.first() {
@@ -145,11 +146,14 @@ fn cloud(inside: &Inside, out: &mut Readiness) {
         Some(a) => {
             let more = id.addresses.len() - 1;
             let others = if more > 0 { format!(" and {more} more") } else { String::new() };
-            Finding::no("no hardware addresses", format!("{}{others}", a.text)).from(&a.path)
+            let operation = if a.path.contains("/rules.d/") { "udev-net" } else { "net-hwaddr" };
+            Finding::no("no hardware addresses", format!("{}{others}", a.text)).from(&a.path).fix(Remedy::Sanitize(operation))
         }
     });
     out.add(match (inside.machine_id_empty, id.first("machine-id")) {
-        (Some(false), Some(f)) => Finding::no("machine id empty", f.value.as_str()).from(&f.from),
+        (Some(false), Some(f)) => {
+            Finding::no("machine id empty", f.value.as_str()).from(&f.from).fix(Remedy::Sanitize("machine-id"))
+        }
         (Some(_), _) => Finding::yes("machine id empty", "each clone makes its own").from("/etc/machine-id"),
         (None, _) => Finding::yes("machine id empty", "there is none"),
     });
@@ -157,7 +161,8 @@ fn cloud(inside: &Inside, out: &mut Readiness) {
         None => Finding::yes("no host keys", "each clone makes its own"),
         Some(first) => {
             let n = inside.host_keys.len();
-            Finding::no("no host keys", format!("{n} private host keys, the same in every clone")).from(first)
+            let keys = format!("{n} private host keys, the same in every clone");
+            Finding::no("no host keys", keys).from(first).fix(Remedy::Sanitize("ssh-hostkeys"))
         }
     });
     let open: Vec<_> = id.users.iter().filter(|u| u.password.opens()).collect();
@@ -165,7 +170,14 @@ fn cloud(inside: &Inside, out: &mut Readiness) {
         None => Finding::yes("no password logins", "every password is locked"),
         Some(_) => {
             let names: Vec<_> = open.iter().map(|u| format!("{} ({})", u.name, u.password.text())).collect();
-            Finding::advice("no password logins", names.join(", ")).from("/etc/shadow")
+            let open = Finding::advice("no password logins", names.join(", ")).from("/etc/shadow");
+            // Without another way in, an image whose passwords are locked is one that nobody can enter.
+            let keys = id.first("cloud-init").is_some() && id.sshd.as_ref().is_some_and(|s| s.start == Start::Enabled);
+            if keys {
+                open.fix(Remedy::Sanitize("passwords"))
+            } else {
+                open.by_hand("lock them as soon as keys let people in (sanitize --enable passwords)")
+            }
         }
     });
     root(inside, out);

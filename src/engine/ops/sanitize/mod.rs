@@ -11,6 +11,7 @@
 mod commit;
 mod copy;
 mod edit;
+mod outlook;
 mod prepare;
 mod ranges;
 mod report;
@@ -21,6 +22,7 @@ mod undo;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use outlook::{Kept, Outlook, kept, outlook};
 pub use report::{Entry, Report, Shown, State, UndoFile};
 pub use scan::{Residue, Scanned};
 
@@ -189,9 +191,7 @@ impl SanitizeSpec {
 
 /// True when a sanitising of the image at `path` was interrupted, so that its content is half done.
 pub fn interrupted(path: &Path) -> bool {
-    let file = undo::beside(path);
-    // Most images have none: ask for the name before anything is opened for writing.
-    file.exists() && undo::Undo::open(&file).ok().flatten().is_some_and(|u| u.state != undo::State::Done)
+    kept(&undo::beside(path)).ok().flatten().is_some_and(|k| k.half_done)
 }
 
 /// What a sanitising would do, in full: nothing is written. The plan of the job is made from this.
@@ -205,6 +205,7 @@ pub fn preview(spec: &SanitizeSpec) -> Result<Report> {
     let mut prepared = spec.prepare(&disk, &job)?;
     spec.finish_report(&chain, &disk, &mut prepared);
     if spec.target.is_none() && !prepared.report.is_empty() {
+        spec.refuse_second_undo()?;
         prepared.report.undo = Some(UndoFile { path: spec.keep_undo.then(|| spec.undo_path()), bytes: undo_bytes(&prepared) });
     }
     Ok(prepared.report)
@@ -221,12 +222,27 @@ impl SanitizeSpec {
         prepare(disk, &Wish { image: &self.image, operations: &operations, replay: self.replay }, job).path(&self.image)
     }
 
+    /// Errors: what an earlier sanitising removed is still kept where this one would keep what it removes.
+    fn refuse_second_undo(&self) -> Result<()> {
+        match kept(&self.undo_path())? {
+            None => Ok(()),
+            Some(kept) => Err(Error::new(ErrorKind::Unsupported, "there is an undo file already, of an earlier sanitising")
+                .path(&kept.path)
+                .hint("take that back with --undo, or destroy it with --destroy-undo")),
+        }
+    }
+
     /// Adds what the image's format and chain have to do with it.
     fn finish_report(&self, chain: &Chain, disk: &Disk, prepared: &mut Prepared) {
         let mut warn = |w: String| prepared.report.warnings.push(w);
-        let snapshots = chain.nodes.first().map_or(0, |n| n.description.snapshots.len());
-        if self.target.is_none() && snapshots > 0 {
-            warn(format!("{snapshots} internal snapshot(s) keep the old data; delete them, or sanitize with --to"));
+        let snapshots = chain.nodes.first().map_or(&[][..], |n| n.description.snapshots.as_slice());
+        if self.target.is_none() && !snapshots.is_empty() {
+            let names: Vec<&str> = snapshots.iter().map(|s| if s.name.is_empty() { &s.id } else { &s.name }.as_str()).collect();
+            warn(format!(
+                "{} internal snapshot(s) keep the old data: {}; delete them, or make a new image of it (--to)",
+                names.len(),
+                names.join(", ")
+            ));
         }
         if self.target.is_none() && disk.layers().len() > 1 {
             let below: Vec<String> = chain.nodes.iter().skip(1).map(|n| n.path.display().to_string()).collect();
@@ -270,6 +286,41 @@ impl Sanitize {
         Ok(plan)
     }
 
+    /// The plan that says what `report` foresees.
+    fn plan_of(&self, report: Report) -> Plan {
+        let spec = &self.spec;
+        let mut plan = Plan { title: spec.title(), ..Plan::default() };
+        for o in &report.operations {
+            for c in &o.changes {
+                plan.steps.push(format!("{}: {} {}", o.id, c.what, c.path));
+            }
+            plan.warnings.extend(o.warnings.iter().cloned());
+        }
+        plan.steps.extend(report.volumes.iter().cloned());
+        plan.warnings.extend(report.warnings.iter().cloned());
+        match (&spec.target, &report.undo) {
+            (Some(to), _) => {
+                plan.reads.push(PlanFile { path: spec.image.clone(), what: "image, left as it is".into() });
+                plan.writes.push(PlanFile { path: to.clone(), what: "new image".into() });
+            }
+            (None, undo) => {
+                plan.writes.push(PlanFile { path: spec.image.clone(), what: "image, changed in place".into() });
+                plan.write_bytes = Estimate::exact(report.written);
+                plan.undo = match undo {
+                    Some(UndoFile { path: Some(path), bytes }) => {
+                        let what = format!("undo file, {bytes} bytes: holds what is removed, secrets among it");
+                        plan.writes.push(PlanFile { path: path.clone(), what });
+                        Undo::Possible(format!("cowshed sanitize --undo {}", spec.image.display()))
+                    }
+                    Some(_) => Undo::Impossible("no undo file is kept".into()),
+                    None => Undo::Possible("nothing changes".into()),
+                };
+            }
+        }
+        plan.report = Some(Arc::new(report));
+        plan
+    }
+
     /// Takes a commit back. `finished`: only one that was interrupted.
     fn roll_back(&self, only_interrupted: bool, job: &JobContext) -> Result<bool> {
         let spec = &self.spec;
@@ -308,11 +359,7 @@ impl Sanitize {
         spec.finish_report(&chain, &disk, &mut prepared);
         let path = spec.undo_path();
         if !prepared.report.is_empty() {
-            if undo::Undo::open(&path)?.is_some() {
-                return Err(Error::new(ErrorKind::Unsupported, "there is an undo file already, of an earlier sanitising")
-                    .path(&path)
-                    .hint("take that back with --undo, or destroy it with --destroy-undo"));
-            }
+            spec.refuse_second_undo()?;
             let ranges: Vec<(u64, u64)> = prepared.saved.iter().map(|(s, e)| (s, e - s)).collect();
             let header = undo::Header {
                 image: spec.image.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -368,7 +415,7 @@ impl Sanitize {
             _ => format!("{} is sanitised: {} files changed", r.image.display(), r.files()),
         };
         job.log(summary.clone());
-        job.set_report(serde_json::to_value(r).unwrap_or_default());
+        job.set_report(Arc::new(r.clone()));
         let made = spec.target.iter().cloned().chain(r.undo.iter().filter_map(|u| u.path.clone())).collect();
         Ok(Outcome { summary, made })
     }
@@ -409,36 +456,7 @@ impl Operation for Sanitize {
                 ..Plan::default()
             });
         }
-        let report = preview(spec)?;
-        let mut plan = Plan { title: spec.title(), ..Plan::default() };
-        for o in &report.operations {
-            for c in &o.changes {
-                plan.steps.push(format!("{}: {} {}", o.id, c.what, c.path));
-            }
-            plan.warnings.extend(o.warnings.iter().cloned());
-        }
-        plan.steps.extend(report.volumes.iter().cloned());
-        plan.warnings.extend(report.warnings.iter().cloned());
-        match (&spec.target, &report.undo) {
-            (Some(to), _) => {
-                plan.reads.push(PlanFile { path: spec.image.clone(), what: "image, left as it is".into() });
-                plan.writes.push(PlanFile { path: to.clone(), what: "new image".into() });
-            }
-            (None, undo) => {
-                plan.writes.push(PlanFile { path: spec.image.clone(), what: "image, changed in place".into() });
-                plan.write_bytes = Estimate::exact(report.written);
-                plan.undo = match undo {
-                    Some(UndoFile { path: Some(path), bytes }) => {
-                        let what = format!("undo file, {bytes} bytes: holds what is removed, secrets among it");
-                        plan.writes.push(PlanFile { path: path.clone(), what });
-                        Undo::Possible(format!("cowshed sanitize --undo {}", spec.image.display()))
-                    }
-                    Some(_) => Undo::Impossible("no undo file is kept".into()),
-                    None => Undo::Possible("nothing changes".into()),
-                };
-            }
-        }
-        Ok(plan)
+        Ok(self.plan_of(preview(spec)?))
     }
 
     fn run(&self, _: &Plan, job: &JobContext) -> Result<Outcome> {
