@@ -320,6 +320,97 @@ fn a_moved_base_is_found_again_and_space_given_back() {
     assert!(matches!(effects.as_slice(), [Effect::Submit(JobSpec::Compact(_))]), "{effects:?}");
 }
 
+/// Puts the cursor on the field `id`.
+fn go(m: &mut Model, id: &str) {
+    let at = form(m).fields.iter().position(|f| f.id == id).unwrap_or_else(|| panic!("{id}: {:#?}", form(m).fields));
+    let by = at as isize - form(m).at as isize;
+    keys(m, &(if by < 0 { "up " } else { "down " }).repeat(by.unsigned_abs()));
+}
+
+fn has(m: &Model, id: &str) -> bool {
+    form(m).fields.iter().any(|f| f.id == id)
+}
+
+#[test]
+fn a_conversion_onto_an_image_that_is_there_asks_for_no_options() {
+    let mut m = on_page();
+    keys(&mut m, "c q");
+    assert!(has(&m, "cluster_size") && has(&m, "checksum") && !has(&m, "target-is-zero"));
+    go(&mut m, "existing");
+    let effects = keys(&mut m, "space");
+    assert_eq!(command(&effects), None, "which?");
+    for id in ["cluster_size", "checksum", "backing"] {
+        assert!(!has(&m, id), "{id}");
+    }
+    // The source itself is refused; another takes its own format.
+    go(&mut m, "target");
+    let effects = keys(&mut m, "w e b - 0 2 . q c o w 2");
+    assert_eq!(command(&effects), None);
+    go(&mut m, "format");
+    keys(&mut m, "backspace");
+    go(&mut m, "target");
+    let effects = keys(&mut m, "ctrl-u w i n 2 0 2 2 - g o l d . v h d x");
+    assert_eq!(command(&effects), Some(format!("convert -O vhdx -n {WEB} /srv/images/win2022-gold.vhdx")));
+    go(&mut m, "target-is-zero");
+    assert_eq!(
+        command(&keys(&mut m, "space")),
+        Some(format!("convert -O vhdx -n --target-is-zero {WEB} /srv/images/win2022-gold.vhdx"))
+    );
+    // Back: a new image again, with its options.
+    go(&mut m, "existing");
+    keys(&mut m, "space");
+    assert!(has(&m, "checksum") && !has(&m, "target-is-zero"));
+}
+
+#[test]
+fn threads_and_bitmaps_where_there_are_any() {
+    let mut m = on_page();
+    keys(&mut m, "c");
+    assert!(!has(&m, "bitmaps"), "raw holds none");
+    keys(&mut m, "q");
+    go(&mut m, "bitmaps");
+    let target = "/srv/images/web-02.1.qcow2";
+    assert_eq!(command(&keys(&mut m, "space")), Some(format!("convert -O qcow2 --bitmaps {WEB} {target}")));
+    assert!(!has(&m, "skip-broken"), "all were saved properly");
+    go(&mut m, "threads");
+    assert_eq!(command(&keys(&mut m, "1 7")), None);
+    assert!(form(&m).fields.iter().any(|f| f.id == "threads" && f.error.is_some()));
+    assert_eq!(command(&keys(&mut m, "backspace")), Some(format!("convert -O qcow2 -m 1 --bitmaps {WEB} {target}")));
+    go(&mut m, "compat");
+    keys(&mut m, "0");
+    assert!(!has(&m, "bitmaps"), "version 2 holds none");
+    // Nobody looked whether there are any: they may be asked for, and broken ones left out.
+    let mut m = start();
+    keys(&mut m, "j j j l j j c q");
+    go(&mut m, "bitmaps");
+    keys(&mut m, "space");
+    go(&mut m, "skip-broken");
+    let effects = keys(&mut m, "space");
+    assert!(command(&effects).is_some_and(|c| c.contains("--bitmaps --skip-broken-bitmaps")), "{effects:?}");
+}
+
+#[test]
+fn raw_files_are_joined_end_to_end() {
+    use crate::app::fixture::Made;
+    use crate::engine::format::Format;
+    let piece = Made { name: "disk.001", format: Some(Format::Raw), size: 1 << 30, snapshots: None, ..Made::default() };
+    let mut m = model((120, 36), library(&[piece]));
+    keys(&mut m, "j c");
+    assert!(has(&m, "join-1") && !has(&m, "join-2") && !has(&m, "bitmaps"));
+    go(&mut m, "join-1");
+    let effects = keys(&mut m, "d i s k . 0 0 2");
+    let all = "/srv/images/disk.001 /srv/images/disk.002";
+    assert_eq!(command(&effects), Some(format!("convert -f raw -O qcow2 {all} /srv/images/disk.qcow2")));
+    go(&mut m, "join-2");
+    let effects = keys(&mut m, "d i s k . 0 0 3");
+    assert_eq!(command(&effects), Some(format!("convert -f raw -O qcow2 {all} /srv/images/disk.003 /srv/images/disk.qcow2")));
+    assert!(has(&m, "join-3"));
+    // None of them may be what is made: the disk is asked about all.
+    let looked = asked(&effects).paths.iter().find(|p| p.field == "target").map(|p| p.role.clone());
+    let read = ["disk.001", "disk.002", "disk.003"].map(|n| Path::new("/srv/images").join(n)).to_vec();
+    assert_eq!(looked, Some(super::Role::New(read)));
+}
+
 #[test]
 fn what_a_format_or_a_lock_forbids_is_said() {
     let mut m = start();
