@@ -215,7 +215,7 @@ pub static COMMANDS: &[Command] = &[
     row(A::OpenReport, S::Jobs, "jobs.report", "report", &["enter"], "Open what a check found, or what a sanitising did.").footer(3).when(has_report),
     row(A::RankJob, S::Jobs, "jobs.priority", "priority", &["P"], "Turn the priority of a waiting job: high, low, normal.").footer(7).when(can_rank),
     row(A::ShowLog, S::Jobs, "jobs.log", "log", &["L"], "Read the selected job's whole log.").footer(6).when(has_log),
-    row(A::ForgetJobs, S::Jobs, "jobs.forget", "clear ended", &["D"], "Take ended jobs off the list.").footer(8).when(has_ended),
+    row(A::ForgetJobs, S::Jobs, "jobs.forget", "clear ended", &["D"], "Take this session's ended jobs off the list; they stay in the history below. On a line of the history: clear that. Asks first.").footer(8).when(has_ended),
     row(A::OpenFile, S::Inside, "inside.open", "open", &["enter"], "Open the folder, or read the file; on a volume: its filesystem alone.").footer(1).when(can_open_file),
     row(A::FolderUp, S::Inside, "inside.up", "up", &["backspace", "-"], "To the folder this one lies in; from what a search found, back.").footer(4).when(can_go_up),
     row(A::Search, S::Inside, "inside.search", "search", &["/"], "Find files by name, in this folder and all below.").footer(2),

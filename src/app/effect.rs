@@ -65,6 +65,8 @@ pub enum Effect {
     PauseJob(JobId, bool),
     /// Take ended jobs off the list.
     ForgetJobs,
+    /// Clear the history of earlier jobs.
+    ForgetPast,
     /// Do a job that has ended again, from where it was durable if it left something.
     RetryJob(JobId),
     /// Limit a job to so many bytes per second; 0 lifts the limit.

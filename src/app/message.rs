@@ -10,7 +10,7 @@ use super::worker::jobs::PlanMade;
 use super::worker::library::Snapshot;
 use super::worker::snapshots::{DiffLoaded, FreedLoaded, SnapshotsLoaded};
 use crate::engine::io::locks::LockState;
-use crate::engine::job::JobEdge;
+use crate::engine::job::{Finished, JobEdge};
 use crate::engine::library::EntryId;
 use crate::engine::ops::checking::Checked;
 use crate::engine::ops::sanitize::Report;
@@ -74,6 +74,8 @@ pub enum Message {
     Jobs(Vec<JobRow>),
     /// The jobs that processes left unfinished which are gone.
     Left(Vec<LeftRow>),
+    /// The jobs that are over, latest first, as the history has them.
+    Past(Vec<Arc<Finished>>),
     /// Something to tell at the bottom of the screen.
     Told(Arc<str>, Level),
 }

@@ -223,6 +223,7 @@ fn carry_out(m: &mut Model, effects: Vec<Effect>, terminal: &mut dyn Terminal, w
                 workers.jobs.forget();
                 take(m, Message::Jobs(workers.jobs.sample()), terminal, workers)?;
             }
+            Effect::ForgetPast => workers.jobs.forget_past(),
             Effect::RetryJob(id) => workers.jobs.retry(id),
             Effect::LimitJob(id, bytes) => {
                 workers.jobs.limit(id, bytes);

@@ -194,7 +194,7 @@ fn forms_and_their_plans_at_every_size() {
 /// Jobs in every state, one of them interrupted.
 fn working(size: (u16, u16)) -> Model {
     use crate::app::state::jobs::JobRow;
-    use crate::app::update::tests::interrupted;
+    use crate::app::update::tests::{interrupted, past};
     use crate::engine::error::Error;
     use crate::engine::job::{Bound, Eta, JobId, JobState, JobView, LogLine, ProgressSnapshot, Sample};
     use crate::engine::ops::plan::{Layout, Plan};
@@ -264,6 +264,7 @@ fn working(size: (u16, u16)) -> Model {
     ];
     update(&mut m, Message::Jobs(rows));
     update(&mut m, Message::Left(vec![interrupted("/srv/images/fin-db.raw", None)]));
+    update(&mut m, Message::Past(past()));
     m.notice = None;
     m
 }
@@ -276,7 +277,14 @@ fn the_jobs_at_every_size() {
         let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
         golden(&format!("jobs-{w}x{h}"), &text(&buffer));
     }
-    for (name, typed) in [("interrupted", "4 G"), ("cancel", "4 x"), ("quit", "4 q"), ("log", "4 L")] {
+    for (name, typed) in [
+        ("interrupted", "4 j j j j j"),
+        ("past", "4 G k k"),
+        ("clear", "4 G D"),
+        ("cancel", "4 x"),
+        ("quit", "4 q"),
+        ("log", "4 L"),
+    ] {
         let mut m = working((100, 30));
         keys(&mut m, typed);
         let (buffer, ..) = render(&mut m, &look(Depth::Mono, false));

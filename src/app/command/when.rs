@@ -188,6 +188,10 @@ pub(super) fn has_command(m: &Model) -> Result<(), String> {
         Some(Layer::Form(f)) if f.spec().is_none_or(|s| s.is_err()) => no("an answer is wrong"),
         Some(Layer::Form(_)) => Ok(()),
         _ if m.screen == Screen::Jobs && m.selected_job().is_some() => Ok(()),
+        _ if m.screen == Screen::Jobs && m.jobs.selected_past().is_some_and(|p| p.command.is_empty()) => {
+            no("the history has no command of this job")
+        }
+        _ if m.screen == Screen::Jobs && m.jobs.selected_past().is_some() => Ok(()),
         _ => has_image(m),
     }
 }
@@ -203,6 +207,7 @@ pub(super) fn has_filter(m: &Model) -> Result<(), String> {
 pub(super) fn has_job(m: &Model) -> Result<(), String> {
     match m.selected_job() {
         None if m.jobs.selected_left().is_some() => no("this job was interrupted; R resumes it"),
+        None if m.jobs.selected_past().is_some() => no("this job has ended"),
         None => no("no job is selected"),
         Some(j) if !j.live() => no("this job has ended"),
         Some(_) => Ok(()),
@@ -220,6 +225,9 @@ pub(super) fn can_retry(m: &Model) -> Result<(), String> {
         Some(j) if j.view.state == JobState::Done => no("this job is done"),
         Some(_) => Ok(()),
         None if m.jobs.selected_left().is_some() => Ok(()),
+        None if m.jobs.selected_past().is_some() => {
+            no("images may have changed since: Y copies its command, and the image's own page makes a plan first")
+        }
         None => no("no job is selected"),
     }
 }
@@ -236,12 +244,20 @@ pub(super) fn has_log(m: &Model) -> Result<(), String> {
     match m.selected_job() {
         Some(j) if j.log.is_empty() => no("its log is empty"),
         Some(_) => Ok(()),
+        None if m.jobs.selected_past().is_some_and(|p| !p.log.is_empty()) => Ok(()),
+        None if m.jobs.selected_past().is_some() => no("the history has no log of this job"),
         None => no("no job is selected"),
     }
 }
 
 pub(super) fn has_ended(m: &Model) -> Result<(), String> {
-    if m.jobs.rows.iter().any(|j| !j.live()) { Ok(()) } else { no("no job has ended") }
+    if m.jobs.selected_past().is_some() || m.jobs.rows.iter().any(|j| !j.live()) {
+        Ok(())
+    } else if m.jobs.past.is_empty() {
+        no("no job has ended")
+    } else {
+        no("no job of this session has ended; on a line of the history it clears that")
+    }
 }
 
 pub(super) fn on_layer(m: &Model) -> Result<(), String> {

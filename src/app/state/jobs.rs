@@ -1,7 +1,10 @@
-//! The jobs panel: the jobs as last sampled, those an earlier run left unfinished, and the one selected.
+//! The jobs panel: the jobs as last sampled, those an earlier run left unfinished, those of earlier sessions that are over, and the one
+//! selected.
 
 use super::scroll::Scroll;
-use crate::engine::job::{JobView, LogLine, Record, Sample};
+use std::sync::Arc;
+
+use crate::engine::job::{Finished, JobId, JobView, LogLine, Record, Sample};
 
 /// A job as the panel shows it.
 #[derive(Debug, Clone)]
@@ -30,6 +33,17 @@ pub struct LeftRow {
     pub why_not: Option<String>,
 }
 
+/// A line of the list, by what it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Line {
+    /// A job of this process.
+    Job(JobId),
+    /// An interrupted one, by its key.
+    Left(String),
+    /// One that is over, by who did it and when it ended.
+    Past((u32, u64), u64),
+}
+
 /// State of the jobs panel.
 #[derive(Debug, Clone, Default)]
 pub struct JobsState {
@@ -37,9 +51,13 @@ pub struct JobsState {
     pub rows: Vec<JobRow>,
     /// Left unfinished by a process that is gone, latest first; those that `rows` shows too are not among them.
     pub left: Vec<LeftRow>,
+    /// Jobs that are over, latest first, as the history has them.
+    pub history: Vec<Arc<Finished>>,
+    /// Those of them that `rows` does not show.
+    pub past: Vec<Arc<Finished>>,
     /// The journal was looked at.
     pub looked: bool,
-    /// Cursor and window: first the rows, then what is left.
+    /// Cursor and window: first the rows, then what is left, then what is past.
     pub scroll: Scroll,
     /// The selected job's details.
     pub log: Scroll,
@@ -52,7 +70,7 @@ pub struct JobsState {
 impl JobsState {
     /// Lines of the list.
     pub fn len(&self) -> usize {
-        self.rows.len() + self.left.len()
+        self.rows.len() + self.left.len() + self.past.len()
     }
     /// There is none.
     pub fn is_empty(&self) -> bool {
@@ -61,6 +79,27 @@ impl JobsState {
     /// The interrupted job under the cursor.
     pub fn selected_left(&self) -> Option<&LeftRow> {
         self.left.get(self.scroll.at.checked_sub(self.rows.len())?)
+    }
+    /// The job of the history under the cursor.
+    pub fn selected_past(&self) -> Option<&Arc<Finished>> {
+        self.past.get(self.scroll.at.checked_sub(self.rows.len() + self.left.len())?)
+    }
+    /// What the cursor is on.
+    pub fn line(&self) -> Option<Line> {
+        let row = self.rows.get(self.scroll.at).map(|j| Line::Job(j.view.id));
+        row.or_else(|| self.selected_left().map(|l| Line::Left(l.record.key.clone())))
+            .or_else(|| self.selected_past().map(|p| Line::Past(p.by, p.ended)))
+    }
+    /// Puts the cursor on `line` again, where it is still there.
+    pub fn keep(&mut self, line: Option<Line>) {
+        let (rows, left) = (self.rows.len(), self.left.len());
+        let at = line.and_then(|line| match line {
+            Line::Job(id) => self.rows.iter().position(|j| j.view.id == id),
+            Line::Left(key) => self.left.iter().position(|l| l.record.key == key).map(|i| rows + i),
+            Line::Past(by, ended) => self.past.iter().position(|p| (p.by, p.ended) == (by, ended)).map(|i| rows + left + i),
+        });
+        let len = self.len();
+        self.scroll.go(at.unwrap_or(self.scroll.at), len);
     }
     /// How far all live jobs together are, 0 to 1; `None` while none has begun.
     pub fn share(&self) -> Option<f64> {

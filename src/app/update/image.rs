@@ -228,6 +228,11 @@ pub(super) fn command_line(m: &Model) -> Option<String> {
     if let (Screen::Jobs, Some(job)) = (m.screen, m.selected_job()) {
         return Some(command_words(&job.view.spec.command()));
     }
+    if m.screen == Screen::Jobs
+        && let Some(past) = m.jobs.selected_past()
+    {
+        return Some(command_words(&past.command));
+    }
     let path = shell_word(&m.subject()?.display().to_string());
     Some(match m.screen {
         Screen::Map => match m.map.window {

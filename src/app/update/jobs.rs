@@ -14,8 +14,8 @@ use crate::app::form::{
 use crate::app::layer::{Confirm, Layer};
 use crate::app::message::Level;
 use crate::app::model::{Model, Screen};
-use crate::app::state::jobs::{JobRow, LeftRow, next_limit};
-use crate::engine::job::{JobEdge, JobState};
+use crate::app::state::jobs::{JobRow, LeftRow, Line, next_limit};
+use crate::engine::job::{Finished, JobEdge, JobState};
 use crate::engine::library::NodeKind;
 use crate::engine::ops::JobSpec;
 use crate::engine::units::{binary, printable};
@@ -93,10 +93,32 @@ pub(super) fn run(m: &mut Model, action: Action) -> Vec<Effect> {
             m.selected_job().map(rank).into_iter().collect()
         }
         Action::ShowLog => {
-            if let Some(j) = m.selected_job() {
+            if let Some(p) = m.jobs.selected_past() {
+                let lines = p.log.iter().map(|(_, text)| printable(text)).collect();
+                let title = format!("Log of {}", printable(&p.title));
+                m.layers.push(Layer::Text(title, lines, 0));
+            } else if let Some(j) = m.selected_job() {
                 let lines = j.log.iter().map(|l| printable(&l.text)).collect();
                 m.layers.push(Layer::Text(format!("Log of job {}", j.view.id), lines, 0));
             }
+            Vec::new()
+        }
+        Action::ForgetJobs if m.jobs.selected_past().is_some() => {
+            let n = m.jobs.past.len();
+            let many =
+                if n == 1 { "The one job of the history is".to_string() } else { format!("All {n} jobs of the history are") };
+            let text = format!(
+                "{many} taken off the list for good, with their logs; how long a job will take is told by such jobs, and is not known \
+                 for a while. Images are not touched."
+            );
+            let (words, effect) = (["Keep it", "Clear it"], Effect::ForgetPast);
+            m.layers.push(Layer::Confirm(Box::new(Confirm {
+                title: "Clear the history?".into(),
+                text,
+                words,
+                yes: false,
+                effect,
+            })));
             Vec::new()
         }
         Action::ForgetJobs => vec![Effect::ForgetJobs],
@@ -149,14 +171,10 @@ fn cancel(m: &mut Model) -> Vec<Effect> {
 
 /// The interrupted jobs as they are now.
 pub(super) fn left(m: &mut Model, rows: Vec<LeftRow>) -> Vec<Effect> {
-    let kept = m.jobs.selected_left().map(|l| l.record.key.clone());
+    let kept = m.jobs.line();
     m.jobs.left = rows;
     hide_known(m);
-    if let Some(i) = kept.and_then(|k| m.jobs.left.iter().position(|l| l.record.key == k)) {
-        m.jobs.scroll.go(m.jobs.rows.len() + i, m.jobs.len());
-    }
-    let len = m.jobs.len();
-    m.jobs.scroll.go(m.jobs.scroll.at, len);
+    m.jobs.keep(kept);
     if !std::mem::replace(&mut m.jobs.looked, true) && !m.jobs.left.is_empty() {
         let n = m.jobs.left.len();
         let what = if n == 1 { "1 interrupted job".to_string() } else { format!("{n} interrupted jobs") };
@@ -166,13 +184,25 @@ pub(super) fn left(m: &mut Model, rows: Vec<LeftRow>) -> Vec<Effect> {
     Vec::new()
 }
 
-/// What a job of this process goes on with, or stopped at, has its own line already.
+/// The jobs that are over, as the history has them now.
+pub(super) fn past(m: &mut Model, history: Vec<Arc<Finished>>) -> Vec<Effect> {
+    let kept = m.jobs.line();
+    m.jobs.history = history;
+    hide_known(m);
+    m.jobs.keep(kept);
+    m.dirty |= m.screen == Screen::Jobs;
+    Vec::new()
+}
+
+/// What a job of this process goes on with, stopped at, or was, has its own line already.
 fn hide_known(m: &mut Model) {
-    if m.jobs.left.is_empty() {
-        return;
+    let (me, rows) = (std::process::id(), &m.jobs.rows);
+    let shown = |by: (u32, u64)| by.0 == me && rows.iter().any(|j| j.view.id.0 == by.1);
+    m.jobs.past = m.jobs.history.iter().filter(|p| !shown(p.by)).cloned().collect();
+    if !m.jobs.left.is_empty() {
+        let known: Vec<JobSpec> = m.jobs.rows.iter().map(|j| j.view.spec.clone().absolute().resumed()).collect();
+        m.jobs.left.retain(|l| !known.contains(&l.record.resumed()));
     }
-    let known: Vec<JobSpec> = m.jobs.rows.iter().map(|j| j.view.spec.clone().absolute().resumed()).collect();
-    m.jobs.left.retain(|l| !known.contains(&l.record.resumed()));
 }
 
 /// Where a new image goes: beside the selected one, in the selected folder, else in the first root.
@@ -192,16 +222,15 @@ pub(super) fn sampled(m: &mut Model, rows: Vec<JobRow>) -> Vec<Effect> {
     if rows.is_empty() && m.jobs.rows.is_empty() {
         return Vec::new();
     }
-    let (kept, live) = (m.selected_job().map(|j| j.view.id), m.live_jobs());
-    let on_left = m.jobs.selected_left().map(|l| l.record.key.clone());
+    let (kept, live) = (m.jobs.line(), m.live_jobs());
+    // Nobody looks at a line of the history while the list is not shown: a new job comes before it.
+    let kept = kept.filter(|k| m.screen == Screen::Jobs || !matches!(k, Line::Past(..)));
+    if kept.is_none() {
+        m.jobs.scroll.at = 0;
+    }
     m.jobs.rows = rows;
     hide_known(m);
-    let (rows, left) = (&m.jobs.rows, &m.jobs.left);
-    let at = kept
-        .and_then(|id| rows.iter().position(|j| j.view.id == id))
-        .or_else(|| on_left.and_then(|k| left.iter().position(|l| l.record.key == k)).map(|i| rows.len() + i));
-    let len = m.jobs.len();
-    m.jobs.scroll.go(at.unwrap_or(m.jobs.scroll.at), len);
+    m.jobs.keep(kept);
     // Elsewhere only their number is shown.
     m.dirty |= m.screen == Screen::Jobs || live != m.live_jobs();
     if m.jobs.quit_when_done && m.live_jobs() == 0 {

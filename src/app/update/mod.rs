@@ -66,6 +66,7 @@ pub fn update(m: &mut Model, message: Message) -> Vec<Effect> {
         Message::Plan(made) => form::planned(m, *made),
         Message::Jobs(rows) => jobs::sampled(m, rows),
         Message::Left(rows) => jobs::left(m, rows),
+        Message::Past(history) => jobs::past(m, history),
         Message::Told(text, level) => {
             m.tell(&*text, level);
             Vec::new()

@@ -388,6 +388,82 @@ pub(crate) fn interrupted(target: &str, why_not: Option<&str>) -> crate::app::st
     }
 }
 
+/// Jobs of earlier sessions, the latest first: one that was done with its log, one that failed, one of before logs were kept.
+pub(crate) fn past() -> Vec<std::sync::Arc<crate::engine::job::Finished>> {
+    use crate::engine::job::{Finished, JobState};
+    let now = crate::app::fixture::NOW as u64;
+    let job = |title: &str, ago: u64, state| Finished {
+        title: title.into(),
+        verb: "convert".into(),
+        sort: "convert".into(),
+        state,
+        error: None,
+        ended: now - ago,
+        seconds: 502.0,
+        read: 17 << 30,
+        written: 9 << 30,
+        summary: None,
+        command: Vec::new(),
+        log: Vec::new(),
+        by: (4_000_000_000, ago),
+    };
+    let done = Finished {
+        summary: Some("/srv/images/web.qcow2 is complete".into()),
+        command: ["convert", "-O", "qcow2", "/srv/images/web 1.vmdk", "/srv/images/web.qcow2"].map(str::to_string).to_vec(),
+        log: vec![(now - 4100, "begins".into()), (now - 3600, "a\x1b[31mname".into())],
+        ..job("convert web 1.vmdk to web.qcow2 (qcow2)", 3600, JobState::Done)
+    };
+    let failed = Finished {
+        error: Some("convert, /srv/images/old.vmdk, at byte 0x30000: 3 grains are damaged".into()),
+        seconds: 1.25,
+        ..job("convert old.vmdk to old.qcow2 (qcow2)", 90_000, JobState::Failed)
+    };
+    let all = [done, failed, job("check /srv/images/base.qcow2", 40 * 86_400, JobState::Cancelled)];
+    all.into_iter().map(std::sync::Arc::new).collect()
+}
+
+#[test]
+fn earlier_sessions_are_listed_below_and_only_cleared_when_asked() {
+    use crate::engine::job::{Finished, JobId, JobState};
+    let mut m = start();
+    update(&mut m, Message::Past(past()));
+    // A job that is started is what one sees first.
+    job(&mut m, JobState::Running);
+    keys(&mut m, "4");
+    assert!(m.selected_job().is_some());
+    assert_eq!(keys(&mut m, "D"), []);
+    assert!(m.notice.as_ref().is_some_and(|n| n.text.contains("on a line of the history")), "{:?}", m.notice);
+    // Nothing is done with what is over, but reading of it.
+    keys(&mut m, "j");
+    assert!(m.jobs.selected_past().is_some_and(|p| p.state == JobState::Done));
+    assert_eq!(keys(&mut m, "space x R P -"), []);
+    let copied = "cowshed convert -O qcow2 '/srv/images/web 1.vmdk' /srv/images/web.qcow2";
+    assert_eq!(keys(&mut m, "Y"), [Effect::Copy(copied.into())]);
+    keys(&mut m, "L");
+    assert!(matches!(m.layer(), Some(Layer::Text(_, lines, _)) if *lines == ["begins", "a\\x1b[31mname"]), "{:?}", m.layer());
+    // The cursor stays on its line when others come.
+    keys(&mut m, "esc");
+    job(&mut m, JobState::Paused);
+    assert_eq!(m.jobs.selected_past().map(|p| p.seconds), Some(502.0));
+    keys(&mut m, "j L");
+    assert!(m.layers.is_empty() && m.notice.as_ref().is_some_and(|n| n.text.contains("no log")), "{:?}", m.notice);
+    assert_eq!(keys(&mut m, "Y"), []);
+    // Clearing asks; no is under the cursor.
+    assert_eq!(keys(&mut m, "D enter"), []);
+    assert_eq!(keys(&mut m, "D tab enter"), [Effect::ForgetPast]);
+    // What ended in this session has its own line until that is cleared.
+    let own = Finished { by: (std::process::id(), 1), ..(*past()[0]).clone() };
+    let all: Vec<_> = std::iter::once(std::sync::Arc::new(own)).chain(past()).collect();
+    job(&mut m, JobState::Done);
+    update(&mut m, Message::Past(all));
+    assert_eq!((m.jobs.rows.len(), m.jobs.past.len()), (1, 3));
+    keys(&mut m, "g");
+    assert_eq!(m.selected_job().map(|j| j.view.id), Some(JobId(1)));
+    assert_eq!(keys(&mut m, "D"), [Effect::ForgetJobs]);
+    update(&mut m, Message::Jobs(Vec::new()));
+    assert_eq!(m.jobs.past.len(), 4);
+}
+
 #[test]
 fn interrupted_jobs_are_told_of_resumed_and_discarded() {
     use crate::engine::job::JobState;

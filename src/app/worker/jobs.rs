@@ -11,7 +11,7 @@ use crate::app::message::{Level, Message};
 use crate::app::state::jobs::{JobRow, LeftRow};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::job::remote::{self, Served};
-use crate::engine::job::{JobId, Journal, Runner, RunnerOptions, SubmitOptions, takes};
+use crate::engine::job::{JobId, Journal, Runner, RunnerOptions, SubmitOptions, history, takes};
 use crate::engine::ops::JobSpec;
 use crate::engine::ops::checking::Checked;
 use crate::engine::ops::plan::Plan;
@@ -59,8 +59,12 @@ impl JobWorkers {
     /// Errors: the system gives no thread.
     pub fn spawn(state_dir: Option<PathBuf>, runtime_dir: Option<PathBuf>, out: &Outbox) -> std::io::Result<Self> {
         let (to_edges, to_plans, folder) = (out.clone(), out.clone(), state_dir.clone());
-        let left =
-            Left { journal: state_dir.as_ref().map(|d| Journal::new(d.join("jobs"))), order: Arc::default(), out: out.clone() };
+        let left = Left {
+            journal: state_dir.as_ref().map(|d| Journal::new(d.join("jobs"))),
+            history: state_dir.as_ref().map(|d| d.join("history.jsonl")),
+            order: Arc::default(),
+            out: out.clone(),
+        };
         let runner = Runner::new(RunnerOptions { state_dir, ..RunnerOptions::default() }, move |edge| {
             let _ = to_edges.send(Message::Edge(edge));
         });
@@ -129,7 +133,15 @@ impl JobWorkers {
     pub fn rank(&self, id: JobId, priority: i32) {
         self.runner.set_priority(id, priority);
     }
-    /// Looks for interrupted jobs.
+    /// Clears the history of jobs that are over.
+    pub fn forget_past(&self) {
+        self.left.behind(|left| {
+            if let Some(Err(e)) = left.history.as_deref().map(history::clear) {
+                let _ = left.out.send(Message::Told(e.to_string().into(), Level::Error));
+            }
+        });
+    }
+    /// Looks for interrupted jobs, and for those that are over.
     pub fn look_left(&self) {
         self.left.behind(|_| {});
     }
@@ -172,6 +184,7 @@ impl JobWorkers {
 #[derive(Clone)]
 struct Left {
     journal: Option<Journal>,
+    history: Option<PathBuf>,
     /// Looks come one after the other, so that the last list sent is the newest.
     order: Arc<Mutex<()>>,
     out: Outbox,
@@ -185,6 +198,8 @@ impl Left {
             let _order = left.order.lock().unwrap_or_else(PoisonError::into_inner);
             work(&left);
             let _ = left.out.send(Message::Left(left.rows()));
+            let past = left.history.as_deref().map(history::read).unwrap_or_default();
+            let _ = left.out.send(Message::Past(past.into_iter().rev().map(Arc::new).collect()));
         };
         // Without a thread the list stays as it was.
         let _ = std::thread::Builder::new().name("cowshed-journal".into()).spawn(all);

@@ -46,7 +46,21 @@ mod tests {
 
     fn job(sort: &str, read: u64, seconds: f64, state: JobState) -> Finished {
         let (title, verb) = (String::new(), String::new());
-        Finished { title, verb, sort: sort.into(), state, error: None, ended: 0, seconds, read, written: 0 }
+        Finished {
+            title,
+            verb,
+            sort: sort.into(),
+            state,
+            error: None,
+            ended: 0,
+            seconds,
+            read,
+            written: 0,
+            summary: None,
+            command: Vec::new(),
+            log: Vec::new(),
+            by: (0, 0),
+        }
     }
 
     #[test]

@@ -272,7 +272,7 @@ impl Runner {
             }
         };
         context.unmark(keep_record);
-        self.remember(&spec, &context, state, why.clone());
+        self.remember(id, &spec, &context, state, why.clone());
         self.table().enter(id, state, why);
         self.wake();
     }
@@ -338,21 +338,27 @@ impl Runner {
         }
     }
 
-    fn remember(&self, spec: &JobSpec, context: &JobContext, state: JobState, error: Option<String>) {
+    fn remember(&self, id: JobId, spec: &JobSpec, context: &JobContext, state: JobState, error: Option<String>) {
         let Some(dir) = &self.inner.options.state_dir else { return };
         let p = context.progress.snapshot(true);
+        let unix = |t: SystemTime| t.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let summary = self.table().jobs.get(&id).and_then(|j| j.outcome.as_ref()).map(|o| o.summary.clone());
         let line = Finished {
+            summary,
+            command: spec.clone().absolute().command(),
+            log: context.log_lines().into_iter().map(|l| (unix(l.at), l.text)).collect(),
+            by: (std::process::id(), id.0),
             title: spec.title(),
             verb: spec.verb().into(),
             sort: spec.sort(),
             state,
             error,
-            ended: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            ended: unix(SystemTime::now()),
             seconds: p.elapsed.as_secs_f64(),
             read: p.read,
             written: p.written,
         };
-        if let Err(e) = history::append(&dir.join("history.jsonl"), &line) {
+        if let Err(e) = history::append(&dir.join("history.jsonl"), &line.short()) {
             context.log(format!("the history cannot be kept: {e}"));
         }
     }

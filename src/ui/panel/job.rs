@@ -3,14 +3,14 @@
 use ratatui::layout::Rect;
 use ratatui::text::Line;
 
-use super::jobs::average;
+use super::jobs::{average, took};
 use crate::app::model::Pane;
 use crate::app::state::jobs::{JobRow, LeftRow};
-use crate::engine::job::{Bound, JobState, ProgressSnapshot};
+use crate::engine::job::{Bound, Finished, JobState, ProgressSnapshot};
 use crate::engine::ops::plan::Layout;
 use crate::engine::units::printable;
 use crate::ui::pen::put_line;
-use crate::ui::text::{date, duration, size, size_words, wrap};
+use crate::ui::text::{ago, date, duration, size, size_words, wrap};
 use crate::ui::theme::Role;
 use crate::ui::widget::{scroll_mark, sparkline, sparkline_to};
 use crate::ui::{Canvas, frame};
@@ -32,7 +32,11 @@ pub fn draw(c: &mut Canvas<'_>, area: Rect) {
             frame::heading(c, area, 0, "Interrupted job", &left.record.key, focused);
             of_left(c, &left, room)
         }
-        (None, None) => return,
+        (None, None) => {
+            let Some(past) = c.m.jobs.selected_past().cloned() else { return };
+            frame::heading(c, area, 0, "Earlier job", past.state.name(), focused);
+            of_past(c, &past, room)
+        }
     };
     c.pane(Pane::JobLog, body, lines.len());
     let top = c.m.jobs.log.top.min(lines.len().saturating_sub(usize::from(body.height)));
@@ -92,6 +96,36 @@ fn of_left(c: &Canvas<'_>, left: &LeftRow, room: usize) -> Vec<Line<'static>> {
     sheet.add("last seen", &format!("{updated} UTC, process {}", r.pid), Role::Text);
     sheet.add("command", &printable(&format!("cowshed {}", r.resumed().command().join(" "))), Role::Text);
     sheet.add("keys", "R or Space resumes, x discards it and removes what it had written", Role::Dim);
+    sheet.out
+}
+
+/// A job of an earlier session.
+fn of_past(c: &Canvas<'_>, job: &Finished, room: usize) -> Vec<Line<'static>> {
+    let s = c.look.symbols;
+    let mut sheet = Sheet { c, room, out: Vec::new() };
+    sheet.add("what", &printable(&job.title), Role::Strong);
+    if let Some(e) = &job.error {
+        sheet.add(if job.state == JobState::Failed { "error" } else { "why" }, &printable(&format!("{} {e}", s.bad)), Role::Bad);
+    }
+    if let Some(summary) = &job.summary {
+        sheet.add("made", &printable(summary), Role::Good);
+    }
+    let unix = i64::try_from(job.ended).unwrap_or(0);
+    sheet.add("ended", &format!("{} UTC, {}", date(unix), ago(unix, c.m.now.unix)), Role::Text);
+    let rate = if job.seconds > 0.0 { (job.read as f64 / job.seconds) as u64 } else { 0 };
+    let average = if rate > 0 { format!("   {}/s on average", size(rate)) } else { String::new() };
+    sheet.add("took", &format!("{}{average}", took(job)), Role::Text);
+    if job.read > 0 || job.written > 0 {
+        sheet.add("data", &format!("read {}   written {}", size_words(job.read), size_words(job.written)), Role::Text);
+    }
+    if !job.command.is_empty() {
+        sheet.add("command", &printable(&format!("cowshed {}", job.command.join(" "))), Role::Text);
+    }
+    for (i, (at, text)) in job.log.iter().rev().enumerate() {
+        let time = date(i64::try_from(*at).unwrap_or(0));
+        let text = format!("{} {}", time.split(' ').nth(1).unwrap_or_default(), printable(text));
+        sheet.add(if i == 0 { "log" } else { "" }, &text, Role::Text);
+    }
     sheet.out
 }
 

@@ -1,4 +1,4 @@
-//! The jobs: what runs, waits, has ended or was interrupted; the selected one in full is [`super::job`]'s.
+//! The jobs: what runs, waits, has ended, was interrupted, or was done in an earlier session; the selected one in full is [`super::job`]'s.
 
 use ratatui::layout::Rect;
 
@@ -6,10 +6,10 @@ use super::job;
 use crate::app::hits::Hit;
 use crate::app::model::Pane;
 use crate::app::state::jobs::{JobRow, LeftRow};
-use crate::engine::job::JobState;
+use crate::engine::job::{Finished, JobState};
 use crate::engine::units::printable;
 use crate::ui::pen::{paint_row, put_right};
-use crate::ui::text::{cut, cut_middle, duration, size};
+use crate::ui::text::{ago, cut, cut_middle, duration, size};
 use crate::ui::theme::Role;
 use crate::ui::widget::{scroll_mark, window};
 use crate::ui::{Canvas, widget};
@@ -73,8 +73,13 @@ fn list(c: &mut Canvas<'_>, area: Rect) {
         c.hits.add(line, Hit::Row(Pane::JobList, i));
         let s = c.look.symbols;
         let Some(job) = c.m.jobs.rows.get(i) else {
-            let Some(left) = c.m.jobs.left.get(i - c.m.jobs.rows.len()) else { break };
-            interrupted(c, line, what_x, what_room, gauge_end - gauge - 5, left);
+            let (rows, left) = (c.m.jobs.rows.len(), c.m.jobs.left.len());
+            let place = Place { what_x, what_room, at: gauge_end - gauge - 5, took_end: eta_end };
+            if let Some(left) = c.m.jobs.left.get(i - rows) {
+                interrupted(c, line, &place, left);
+            } else if let Some(past) = (i - rows).checked_sub(left).and_then(|i| c.m.jobs.past.get(i)).cloned() {
+                ended(c, line, &place, &past);
+            }
             if i == view.at {
                 let style = c.select(Pane::JobList);
                 paint_row(c.buf, line, 0, style);
@@ -131,8 +136,38 @@ fn list(c: &mut Canvas<'_>, area: Rect) {
     scroll_mark(c, list, list.x + list.width + 1, view.top, len);
 }
 
+/// Where things stand in a line.
+struct Place {
+    /// What it does, and the columns for that.
+    what_x: u16,
+    what_room: u16,
+    /// The gauge, or words in its place.
+    at: u16,
+    /// The end of the time it took.
+    took_end: u16,
+}
+
+/// A job of an earlier session.
+fn ended(c: &mut Canvas<'_>, line: Rect, place: &Place, job: &Finished) {
+    let s = c.look.symbols;
+    let (glyph, role) = sign(c, job.state);
+    c.put(line, 0, 0, s.dash, Role::Dim);
+    let x = c.put(line, 4, 0, glyph, role) + 1;
+    c.put(line, x, 0, job.state.name(), Role::Dim);
+    let title = cut_middle(&printable(&job.title), usize::from(place.what_room), s.ellipsis);
+    c.put(line, place.what_x, 0, &title, Role::Dim);
+    c.put(line, place.at, 0, &ago(i64::try_from(job.ended).unwrap_or(0), c.m.now.unix), Role::Dim);
+    put_right(c.buf, line, place.took_end, 0, &took(job), c.look.style(Role::Dim));
+}
+
+/// How long a job worked, pauses left out.
+pub(super) fn took(job: &Finished) -> String {
+    if job.seconds < 10.0 { format!("{:.1} s", job.seconds.max(0.0)) } else { duration(job.seconds as u64) }
+}
+
 /// A job whose process is gone.
-fn interrupted(c: &mut Canvas<'_>, line: Rect, what_x: u16, what_room: u16, at: u16, left: &LeftRow) {
+fn interrupted(c: &mut Canvas<'_>, line: Rect, place: &Place, left: &LeftRow) {
+    let (what_x, what_room, at) = (place.what_x, place.what_room, place.at);
     let s = c.look.symbols;
     c.put(line, 0, 0, s.dash, Role::Dim);
     let x = c.put(line, 4, 0, s.pause, Role::Warn) + 1;
