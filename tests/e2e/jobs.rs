@@ -27,8 +27,8 @@ fn a_conversion_that_was_paused_and_killed_is_resumed_to_the_same_result() {
     let env = [("HOME", home.path().to_str().unwrap()), ("XDG_RUNTIME_DIR", home.path().to_str().unwrap())];
     let mut t = Tmux::start(120, 36, dir.path(), &env);
     t.wait_for("1 image");
-    // Slow enough to be caught: the fields are format, path, verify, checksum, rate.
-    t.keys(&["j", "c", "Tab", "Tab", "Tab", "Tab"]);
+    // Slow enough to be caught: the fields are format, path, onto existing, verify, checksum, rate.
+    t.keys(&["j", "c", "Tab", "Tab", "Tab", "Tab", "Tab"]);
     t.text("8M");
     t.wait_for("to read");
     t.keys(&["Enter"]);
@@ -76,7 +76,7 @@ fn what_cannot_be_gone_on_with_says_why_and_can_be_discarded() {
     let env = [("HOME", home.path().to_str().unwrap()), ("XDG_RUNTIME_DIR", home.path().to_str().unwrap())];
     let mut t = Tmux::start(120, 36, dir.path(), &env);
     t.wait_for("1 image");
-    t.keys(&["j", "c", "Tab", "Tab", "Tab", "Tab"]);
+    t.keys(&["j", "c", "Tab", "Tab", "Tab", "Tab", "Tab"]);
     t.text("2M");
     t.wait_for("to read");
     t.keys(&["Enter"]);
@@ -101,6 +101,8 @@ fn what_cannot_be_gone_on_with_says_why_and_can_be_discarded() {
     t.keys(&["Escape", "x"]);
     t.wait_for("Discard");
     t.keys(&["Tab", "Enter"]);
-    t.wait_for("no jobs");
+    // The line of what can be resumed goes; that there was one stays in the history.
+    t.wait_for_not("interrupted");
+    t.wait_for("Earlier job");
     assert!(!partial.exists(), "what it had written is still there");
 }

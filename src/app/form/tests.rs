@@ -306,7 +306,7 @@ fn a_moved_base_is_found_again_and_space_given_back() {
     assert_eq!(command(&keys(&mut m, "j L")), None, "where is it?");
     let effects = keys(&mut m, "n e w . q c o w 2");
     let image = "/srv/images/app-data.qcow2";
-    assert_eq!(command(&effects), Some(format!("relink -f qcow2 /srv/images/app-data.qcow2 /srv/images/new.qcow2")));
+    assert_eq!(command(&effects), Some("relink -f qcow2 /srv/images/app-data.qcow2 /srv/images/new.qcow2".to_string()));
     let effects = keys(&mut m, "down r down space");
     assert_eq!(command(&effects), Some(format!("relink -f qcow2 -F raw --force {image} /srv/images/new.qcow2")));
     // Compact asks nothing: it opens on its plan.

@@ -90,7 +90,7 @@ fn undo_file(c: &Canvas<'_>, room: usize, out: &mut Vec<Line<'static>>) {
         None => {}
         Some(Err(e)) => paragraph(c, "undo file", &format!("{} {e}", s.bad), Role::Bad, room, out),
         Some(Ok(None)) => {
-            paragraph(c, "undo file", "there is none: nothing that was removed is kept beside the image", Role::Text, room, out)
+            paragraph(c, "undo file", "there is none: nothing that was removed is kept beside the image", Role::Text, room, out);
         }
         Some(Ok(Some(kept))) => {
             let Kept { path, made, bytes, half_done } = kept;
