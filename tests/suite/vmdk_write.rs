@@ -980,3 +980,70 @@ fn a_split_disk_cut_short_while_it_changed_is_tidied() {
     want.resize(6 << 20, 0);
     assert!(content(&path) == want && qemu_content("vmdk", &path) == want, "what was cut off shows again");
 }
+
+/// A parent of 5 GiB with marks all over, and a child of it, a little over 1 GiB long.
+fn child_of_a_longer_parent(cwd: &Path, options: &str) -> (std::path::PathBuf, std::path::PathBuf) {
+    const GIB: u64 = 1 << 30;
+    let (base, path, model) = (cwd.join("base.vmdk"), cwd.join("a.vmdk"), cwd.join("model"));
+    qemu_img(&format!("create -q -f vmdk {} 5G", s(&base)));
+    let marks = [0, GIB - 65536, GIB, GIB + 65536, 2 * GIB - 65536, 2 * GIB, 3 * GIB, 4 * GIB, 5 * GIB - 65536];
+    let writes: Vec<_> = marks.iter().map(|at| format!("write -P 3 {at} 64k")).collect();
+    qemu_io("vmdk", &base, &writes.iter().map(String::as_str).collect::<Vec<_>>());
+    let size = (GIB + 512).to_string();
+    let out = cowshed(&["create", "-f", "vmdk", "-o", options, "-b", "base.vmdk", "-F", "vmdk", s(&path), &size]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    // What the guest sees of it: the parent's bytes up to its own end.
+    qemu_img(&format!("convert -f vmdk -O raw {} {}", s(&base), s(&model)));
+    std::fs::File::options().write(true).open(&model).unwrap().set_len(GIB + 512).unwrap();
+    (path, model)
+}
+
+fn same_as_model(path: &Path, model: &Path, len: u64) {
+    std::fs::File::options().write(true).open(model).unwrap().set_len(len).unwrap();
+    qemu_img(&format!("compare -q -f raw -F vmdk {} {}", s(model), s(path)));
+    let out = cowshed(&["compare", "-f", "raw", "-F", "vmdk", s(model), s(path)]);
+    assert!(out.status.success(), "{len}: {out:?}");
+}
+
+#[test]
+fn a_split_child_grows_and_reveals_nothing_of_a_longer_parent() {
+    const GIB: u64 = 1 << 30;
+    for options in ["subformat=twoGbMaxExtentSparse", "subformat=twoGbMaxExtentSparse,zeroed_grain=on"] {
+        let d = dir();
+        let (path, model) = child_of_a_longer_parent(d.path(), options);
+        same_as_model(&path, &model, GIB + 512);
+        for to in [GIB + 100 * 1024, 2 * GIB + 65536, 9 * GIB / 2, GIB, 6 * GIB] {
+            let out = cowshed(&["resize", "--shrink", "-f", "vmdk", s(&path), &to.to_string()]);
+            assert!(out.status.success(), "{options} {to}: {}", String::from_utf8_lossy(&out.stderr));
+            same_as_model(&path, &model, to);
+        }
+        // Nothing but the tables was written to hide the parent.
+        let last = std::fs::metadata(d.path().join("a-s003.vmdk")).unwrap();
+        assert!(std::os::unix::fs::MetadataExt::blocks(&last) < 4096, "{options}");
+    }
+}
+
+#[test]
+fn a_stream_with_a_parent_is_resized_and_goes_on_standing_on_it() {
+    const GIB: u64 = 1 << 30;
+    let d = dir();
+    let (path, model) = child_of_a_longer_parent(d.path(), "subformat=streamOptimized");
+    let out = cowshed(&["resize", "-f", "vmdk", s(&path), &(GIB + 100 * 1024).to_string()]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    same_as_model(&path, &model, GIB + 100 * 1024);
+    // With content of its own: a stream made by copying onto the same parent, other data at its end.
+    let raw = std::fs::File::options().write(true).open(&model).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&raw, &noise(9, 70_000), GIB - 4096).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let onto = ["convert", "-q", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", "-B", "base.vmdk", "-F", "vmdk"];
+    let out = cowshed(&[&onto[..], &[s(&model), s(&path)]].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    for to in [GIB + (1 << 20), 9 * GIB / 2, GIB - 512, 6 * GIB] {
+        let out = cowshed(&["resize", "--shrink", "-f", "vmdk", s(&path), &to.to_string()]);
+        assert!(out.status.success(), "{to}: {}", String::from_utf8_lossy(&out.stderr));
+        same_as_model(&path, &model, to);
+        let info = cowshed(&["info", "--output", "json", s(&path)]);
+        assert!(String::from_utf8_lossy(&info.stdout).contains("\"backing-filename\": \"base.vmdk\""), "{info:?}");
+    }
+    assert!(std::fs::metadata(&path).unwrap().len() < 2 << 20, "what the parent has, or does not have, was copied");
+}

@@ -3,6 +3,7 @@
 //! Nothing here knows where files come from: [`NewFiles`] hands out the files a new image consists of (under partial names, made
 //! durable and renamed by the caller), so no writer can leave half an image under a good name.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -85,6 +86,23 @@ impl Below {
     /// Fills `buf` from `offset` on; past the end of the disk below there are zeros.
     pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         crate::engine::io::read_padded(self.0.as_ref(), offset, buf)
+    }
+
+    /// Calls `each` (first byte, length) for the stretches of `range` that show anything but zeros, widened to units of `unit` bytes.
+    pub fn shown(&self, range: Range<u64>, unit: u64, mut each: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
+        let mut at = range.start;
+        let end = range.end.min(self.0.len());
+        while at < end {
+            let here = self.0.host_range(at, end - at)?;
+            let mut stop = at + here.len.clamp(1, end - at);
+            if !here.hole {
+                at = (at / unit * unit).max(range.start);
+                stop = stop.next_multiple_of(unit).min(range.end);
+                each(at, stop - at)?;
+            }
+            at = stop;
+        }
+        Ok(())
     }
 }
 

@@ -10,16 +10,18 @@ use super::dependents::{self, Dependents};
 use super::edit::{self, Editing};
 use super::plan::{Estimate, Plan, PlanFile, Space, Undo};
 use super::stage::Stage;
-use super::{Operation, Outcome};
+use super::{Operation, Outcome, pieces};
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Format;
-use crate::engine::format::write::CreateSpec;
 pub use crate::engine::format::write::Preallocation;
+use crate::engine::format::write::{Below, CreateSpec, DiskWriter, NewBacking};
 use crate::engine::guest::partition::grow::move_backup;
 use crate::engine::io::Device;
 use crate::engine::io::gate::Gate;
 use crate::engine::job::{Claim, JobContext};
+use crate::engine::limits::COPY_CHUNK;
+use crate::engine::model::Kind;
 use crate::engine::units::{SECTOR, round_up};
 
 /// The size wanted.
@@ -218,9 +220,6 @@ impl Resize {
         let format = chain.layers.first().map_or(Format::Raw, |l| l.format());
         let refuse =
             |why: &str| Err(Error::unsupported(why).op("resize").path(&spec.image).hint("convert it to another sub-format"));
-        if chain.layers.len() > 1 {
-            return refuse("it stands on a parent, and would have to be written anew");
-        }
         if spec.move_gpt || spec.preallocation != Preallocation::Off {
             return refuse("it is compressed from front to end: nothing in it can be moved or reserved");
         }
@@ -228,16 +227,64 @@ impl Resize {
         let create = format.entry().create.ok_or_else(|| Error::unsupported(format!("cowshed does not make {format} images")))?;
         let file_name = spec.image.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let stage = Stage::new(&spec.image, Vec::new())?;
-        let writer = create(&CreateSpec { size: new, options, backing: None, file_name }, &stage).path(&spec.image)?;
-        let len = disk.size().min(new);
+        let backing = parent(chain);
+        let writer = create(&CreateSpec { size: new, options, backing: backing.clone(), file_name }, &stage).path(&spec.image)?;
+        let (old, len) = (disk.size(), disk.size().min(new));
         job.progress.set_total(len.max(1));
         job.progress.set_phase("writing it anew");
-        copy(&disk, 0, len, writer.as_ref(), job)?;
+        match backing.and_then(|b| b.disk) {
+            None => copy(&disk, 0, len, writer.as_ref(), job)?,
+            Some(below) => {
+                copy_layer(&Disk::new(chain.layers.get(..1).unwrap_or_default().to_vec()), len, writer.as_ref(), job)?;
+                // What a longer parent has beyond the old end must not show.
+                below.shown(old..new.max(old), writer.unit(), |at, len| writer.write_zeroes(at, len))?;
+            }
+        }
         writer.finish()?;
         job.finishing()?;
         drop(writer);
         Ok(Outcome { summary: format!("{} has {new} bytes now", spec.image.display()), made: stage.commit()? })
     }
+}
+
+/// What an image of `chain`'s top that is written anew stands on: what the old one does, by the name it has for it.
+fn parent(chain: &Chain) -> Option<NewBacking> {
+    let (reference, node, layer) = (chain.layers.first()?.backing()?, chain.nodes.get(1)?, chain.layers.get(1)?);
+    Some(NewBacking {
+        name: reference.names.first()?.clone(),
+        path: node.path.clone(),
+        format: layer.format(),
+        size: layer.size(),
+        identity: node.description.identity.clone(),
+        disk: Some(Below(Arc::new(Disk::new(chain.layers.get(1..)?.to_vec())))),
+    })
+}
+
+/// Copies what the one layer of `top` holds of its first `len` bytes, zeros too; what it leaves to its parent stays so.
+fn copy_layer(top: &Disk, len: u64, writer: &dyn DiskWriter, job: &JobContext) -> Result<()> {
+    let mut buf = vec![0u8; COPY_CHUNK];
+    for extent in top.extents(0, len) {
+        let e = extent?;
+        let mut at = e.offset;
+        while at < e.offset + e.len {
+            job.checkpoint()?;
+            let n = pieces::piece(at, e.offset + e.len - at, e.kind == Kind::Zero).len;
+            match e.kind {
+                Kind::Unallocated => {}
+                Kind::Zero => writer.write_zeroes(at, n)?,
+                Kind::Data | Kind::Compressed => {
+                    let part = buf.get_mut(..n as usize).unwrap_or_default();
+                    top.read_extent(&e, at, part)?;
+                    job.progress.add_read(n);
+                    writer.write(at, part)?;
+                    job.progress.add_written(n);
+                }
+            }
+            at += n;
+            job.progress.add_done(n);
+        }
+    }
+    Ok(())
 }
 
 impl Operation for Resize {

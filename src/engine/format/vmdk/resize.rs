@@ -17,7 +17,8 @@ use super::sparse::Header;
 use super::split;
 use super::writer::{Open, Target, Writer, target};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
-use crate::engine::format::{Source, write::DiskWriter};
+use crate::engine::format::Source;
+use crate::engine::format::write::DiskWriter;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::{Device, WriteDevice, read_vec};
 use crate::engine::limits::{MAX_DESCRIPTOR, MAX_TABLE_BYTES};
@@ -54,7 +55,7 @@ pub(super) fn resize(writer: &Writer, size: u64) -> Result<()> {
             let (hosted, grains) = (hosted.clone(), grains.clone());
             writer.renew_cid()?;
             let done = match size > part.len {
-                true => grow(writer, &open, &hosted, &grains, size)
+                true => grow(writer, &open, &hosted, &grains, part.start, size)
                     .and_then(|next| describe(writer, &open, size).map(|()| next).map_err(|e| (e, true))),
                 false => shrink(writer, &open, &hosted, &grains, size, || describe(writer, &open, size)),
             };
@@ -141,13 +142,19 @@ fn describe(writer: &Writer, open: &Open, size: u64) -> Result<()> {
 /// The byte where grains go from now on; or the error, and whether the header may have been changed.
 pub(super) type Done = std::result::Result<u64, (Error, bool)>;
 
-/// Makes one sparse extent larger; its descriptor is the caller's.
-pub(super) fn grow(writer: &Writer, open: &Open, hosted: &Hosted, old: &Grains, size: u64) -> Done {
+/// Makes `from..to` of an extent that begins at guest byte `start` and holds nothing there read as zeros, whatever a longer parent
+/// has there.
+pub(super) fn hide(writer: &Writer, open: &Open, extent: &Hosted, start: u64, from: u64, to: u64) -> Result<()> {
+    let Some(below) = writer.below().filter(|_| open.image.backing.is_some()) else { return Ok(()) };
+    let under = Under { parent: true, disk: Some(&below), start };
+    below.shown(start + from..start + to, extent.grains.geometry.grain, |at, len| extent.write_zeroes(at - start, len, &under))
+}
+
+/// Makes the sparse extent that begins at guest byte `start` larger; its descriptor is the caller's.
+pub(super) fn grow(writer: &Writer, open: &Open, hosted: &Hosted, old: &Grains, start: u64, size: u64) -> Done {
     let before = |e: Error| (e, false);
-    let below = writer.below();
-    let below = below.as_ref();
     let parent = open.image.backing.is_some();
-    if parent && below.is_none() {
+    if parent && writer.below().is_none() {
         return Err(before(Error::usage("growing a child needs its parent, which was not opened")));
     }
     let dev = &hosted.dev;
@@ -197,10 +204,14 @@ pub(super) fn grow(writer: &Writer, open: &Open, hosted: &Hosted, old: &Grains, 
     let device: Device = dev.clone();
     let grown = Hosted::new(Arc::new(Grains::new(geometry, old.file(), device, pages.clone())), dev.clone(), next);
     grown.clear_table_from(old_size).map_err(before)?;
-    let hidden = below.map_or(0, |b| b.0.len());
-    let zero_end = size.min(old_size.next_multiple_of(grain).max(hidden));
-    let shown = Under { parent, disk: below, start: 0 };
-    grown.write_zeroes(old_size, zero_end.saturating_sub(old_size), &shown).map_err(before)?;
+    // The rest of the grain in which it ended holds what was there before, or shows the parent.
+    let edge = size.min(old_size.next_multiple_of(grain));
+    let below = writer.below();
+    let shown = Under { parent, disk: below.as_ref(), start };
+    grown
+        .write_zeroes(old_size, edge - old_size, &shown)
+        .and_then(|()| hide(writer, open, &grown, start, edge, size))
+        .map_err(before)?;
     writer.flush_tables(open).map_err(before)?;
     switch(dev, |h| {
         h.capacity = size / SECTOR;

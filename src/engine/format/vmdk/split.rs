@@ -7,19 +7,22 @@
 //! ```
 //!
 //! An extent may hold more than its line says at any time, never less: what a cut between 2 and 3 leaves is tidied up by the next
-//! change of size. The new descriptor comes with a new content id.
+//! change of size. The new descriptor comes with a new content id. What a longer parent has beyond the old end is hidden by zeros in step 1.
 
 use std::collections::HashSet;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use super::create::{MAX_SPLIT, SPLIT, sparse_file};
 use super::extent::Storage;
+use super::grains::{Entries, Grains};
+use super::hosted::Hosted;
 use super::image::Vmdk;
+use super::pages::Pages;
 use super::writer::{Open, Target, Writer, new_digits};
-use super::{compose, descriptor, resize};
+use super::{compose, descriptor, resize, sparse};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::format::write::{DiskWriter, NewFiles};
-use crate::engine::io::read_vec;
+use crate::engine::io::{Device, read_vec};
 use crate::engine::limits::MAX_DESCRIPTOR;
 use crate::engine::units::{SECTOR, round_up};
 
@@ -57,15 +60,11 @@ pub(super) fn resize(writer: &Writer, size: u64, files: &dyn NewFiles) -> Result
     let mut lens: Vec<u64> = image.parts.iter().map(|p| p.len).collect();
     let (mut added, mut gone) = (Vec::new(), Vec::new());
     if size >= image.size {
-        if image.backing.is_some() && size > image.size {
-            return Err(Error::unsupported("a split disk that stands on a parent cannot grow in place")
-                .hint("convert it with the new size"));
-        }
         let mut rest = size - image.size;
         if let Some(len) = lens.last_mut() {
             let more = rest.min(SPLIT.saturating_sub(*len));
             if more > 0 {
-                lengthen(writer, &open, *len, *len + more)?;
+                lengthen(writer, &open, image.size - *len, *len, *len + more)?;
             }
             *len += more;
             rest -= more;
@@ -77,7 +76,7 @@ pub(super) fn resize(writer: &Writer, size: u64, files: &dyn NewFiles) -> Result
                 return Err(Error::usage(format!("the disk would consist of more than {MAX_SPLIT} files")));
             }
             let len = rest.min(SPLIT);
-            make(writer, files, kind, &name, len)?;
+            make(writer, files, &open, &name, size - rest, len)?;
             added.push((len, kind, name.clone()));
             rest -= len;
         }
@@ -117,8 +116,8 @@ fn check(image: &Vmdk, open: &Open) -> Result<(&'static str, Vec<String>)> {
     }
 }
 
-/// Makes the last extent, of `old` bytes, `len` bytes long; the new part is zero.
-fn lengthen(writer: &Writer, open: &Open, old: u64, len: u64) -> Result<()> {
+/// Makes the last extent, of `old` bytes from guest byte `start` on, `len` bytes long; the new part is zero.
+fn lengthen(writer: &Writer, open: &Open, start: u64, old: u64, len: u64) -> Result<()> {
     let storage = open.image.parts.last().map(|p| &p.storage);
     match (open.parts.last(), storage) {
         (Some(Target::Flat(dev, _)), _) => {
@@ -127,23 +126,29 @@ fn lengthen(writer: &Writer, open: &Open, old: u64, len: u64) -> Result<()> {
             dev.flush()
         }
         (Some(Target::Sparse(hosted)), Some(Storage::Sparse(grains))) => {
-            resize::grow(writer, open, hosted, grains, len).map(drop).map_err(|(e, _)| e)
+            resize::grow(writer, open, hosted, grains, start, len).map(drop).map_err(|(e, _)| e)
         }
         _ => Err(Error::new(ErrorKind::Internal, "an extent that is neither flat nor sparse")),
     }
 }
 
-/// A new, empty extent.
-fn make(writer: &Writer, files: &dyn NewFiles, kind: &str, name: &str, len: u64) -> Result<()> {
+/// A new extent of `len` zeros from guest byte `start` on, of the sort of the others.
+fn make(writer: &Writer, files: &dyn NewFiles, open: &Open, name: &str, start: u64, len: u64) -> Result<()> {
     let image = writer.files.first().and_then(Option::as_ref);
     if let Some(path) = image.and_then(|d| d.path()).map(|p| p.with_file_name(name)).filter(|p| p.exists()) {
         return Err(Error::usage("the next extent would have its name, and it is there already").path(path));
     }
     let dev = files.extra(name)?;
-    match kind {
-        "FLAT" => dev.set_len(len),
-        _ => sparse_file(&dev, len, None, false).map(drop),
-    }
+    let Some(Storage::Sparse(sibling)) = open.image.parts.last().map(|p| &p.storage) else { return dev.set_len(len) };
+    let zero_grain = sibling.geometry.entries == (Entries::Sectors { zero_grain: true });
+    let end = sparse_file(&dev, len, None, zero_grain)?;
+    // What a longer parent has there must not show.
+    let pages = Arc::new(Pages::default());
+    let device: Device = dev.clone();
+    let geometry = sparse::open(dev.as_ref())?.header.geometry()?;
+    let extent = Hosted::new(Arc::new(Grains::new(geometry, 0, device, pages.clone())), dev.clone(), end);
+    resize::hide(writer, open, &extent, start, 0, len)?;
+    pages.write_back(|| dev.flush(), |_, offset, bytes| dev.write_at(offset, bytes)).map(drop)
 }
 
 /// The new descriptor, with a new content id.
