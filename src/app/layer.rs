@@ -90,23 +90,40 @@ pub struct Palette {
 }
 
 impl Palette {
-    /// The commands that match, best first; those of other screens come last and say so.
+    /// The commands that match, each once: those whose name matches before those whose words do, and those of other screens last,
+    /// which say so. What can be done with an image can be done from every page about it.
     pub fn rows(&self, model: &Model) -> Vec<(&'static Command, Result<(), String>)> {
         let scopes = Scope::of(model.screen);
+        let about = matches!(model.screen.tab(), Screen::Image | Screen::Map);
+        let here = |c: &Command| {
+            let own = matches!(c.action, Action::OpenLayer | Action::Reload);
+            scopes.contains(&c.scope) || about && c.scope == Scope::Image && !own
+        };
         let state = |c: &Command| {
-            if scopes.contains(&c.scope) { (c.enabled)(model) } else { Err(format!("works on the screen {}", c.scope.title())) }
+            if here(c) { (c.enabled)(model) } else { Err(format!("works on the screen {}", c.scope.title())) }
+        };
+        // Of several rows with one name the one that works here, else the first.
+        let chosen = |c: &&'static Command| {
+            let same = |o: &&'static Command| o.action == c.action && o.title == c.title;
+            let best = COMMANDS.iter().filter(same).find(|o| here(o)).or_else(|| COMMANDS.iter().find(same));
+            best.is_some_and(|b| std::ptr::eq(b, *c))
         };
         let mut fuzzy = Fuzzy::new(self.input.text());
         let mut rows: Vec<_> = COMMANDS
             .iter()
             .filter(|c| !matches!(c.action, Action::Interrupt | Action::Palette))
-            .filter_map(|c| Some((fuzzy.score(&format!("{} {} {}", c.title, c.id, c.doc))?, c, state(c))))
+            .filter(chosen)
+            .filter_map(|c| {
+                let named = fuzzy.score(c.title);
+                let score = named.or_else(|| fuzzy.score(&format!("{} {} {}", c.title, c.id, c.doc)))?;
+                Some((named.is_none(), score, c, state(c)))
+            })
             .collect();
         let by_score = !self.input.is_empty();
-        rows.sort_by_key(|(score, c, state)| {
+        rows.sort_by_key(|(unnamed, score, c, state)| {
             let moving = c.scope == Scope::Moving;
-            (state.is_err(), if by_score { u32::MAX - score } else { u32::from(moving) })
+            (by_score && *unnamed, state.is_err(), if by_score { u32::MAX - score } else { u32::from(moving) })
         });
-        rows.into_iter().map(|(_, c, state)| (c, state)).collect()
+        rows.into_iter().map(|(.., c, state)| (c, state)).collect()
     }
 }

@@ -23,6 +23,8 @@ pub enum Column {
     Alloc,
     /// Internal snapshots.
     Snapshots,
+    /// When its file was written to.
+    Changed,
     /// Domains, and who holds it.
     UsedBy,
     /// Whether it can be trusted.
@@ -31,13 +33,14 @@ pub enum Column {
 
 impl Column {
     /// All, from left to right.
-    pub const ALL: [Column; 8] = [
+    pub const ALL: [Column; 9] = [
         Column::Name,
         Column::Format,
         Column::Virtual,
         Column::OnDisk,
         Column::Alloc,
         Column::Snapshots,
+        Column::Changed,
         Column::UsedBy,
         Column::Health,
     ];
@@ -50,6 +53,7 @@ impl Column {
             Column::OnDisk => "ON-DISK",
             Column::Alloc => "ALLOC",
             Column::Snapshots => "SNAP",
+            Column::Changed => "CHANGED",
             Column::UsedBy => "USED BY / LOCK",
             Column::Health => "HEALTH",
         }
@@ -89,14 +93,48 @@ pub struct Row {
 pub struct Sorted {
     /// The forest.
     pub forest: Forest,
-    /// Images below each node, itself not counted.
-    below: Vec<usize>,
+    below: Vec<Below>,
+}
+
+/// What is below a node, itself not counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Below {
+    /// Images.
+    pub images: usize,
+    /// Bytes on the host, of files that are no part of another image.
+    pub on_disk: u64,
+    /// Bytes guests see, of the same.
+    pub virtual_size: u64,
+    /// Images that are broken.
+    pub broken: usize,
+    /// Images with warnings.
+    pub warned: usize,
+}
+
+impl Below {
+    fn of(e: &Entry) -> Self {
+        let whole = e.part_of.is_none();
+        Below {
+            images: 1,
+            on_disk: if whole { e.actual_size } else { 0 },
+            virtual_size: e.virtual_size().filter(|_| whole).unwrap_or(0),
+            broken: usize::from(matches!(e.health, Health::Broken(_))),
+            warned: usize::from(matches!(e.health, Health::Warning(_))),
+        }
+    }
+    fn add(&mut self, other: Below) {
+        self.images += other.images;
+        self.on_disk = self.on_disk.saturating_add(other.on_disk);
+        self.virtual_size = self.virtual_size.saturating_add(other.virtual_size);
+        self.broken += other.broken;
+        self.warned += other.warned;
+    }
 }
 
 impl Sorted {
-    /// Images below a node.
-    pub fn below(&self, node: usize) -> usize {
-        self.below.get(node).copied().unwrap_or(0)
+    /// What is below a node.
+    pub fn below(&self, node: usize) -> Below {
+        self.below.get(node).copied().unwrap_or_default()
     }
 
     /// Sorts siblings; what is not known comes last either way.
@@ -123,11 +161,16 @@ impl Sorted {
                 n.children = children;
             }
         }
-        let mut below = vec![0usize; forest.nodes.len()];
+        let mut below = vec![Below::default(); forest.nodes.len()];
         for (i, n) in forest.nodes.iter().enumerate().rev() {
-            let own = below.get(i).copied().unwrap_or(0) + usize::from(matches!(n.kind, NodeKind::Entry(_)));
+            let mut own = below.get(i).copied().unwrap_or_default();
+            if let NodeKind::Entry(id) = n.kind
+                && let Some(e) = library.get(id)
+            {
+                own.add(Below::of(e));
+            }
             if let Some(b) = n.parent.and_then(|p| below.get_mut(p)) {
-                *b += own;
+                b.add(own);
             }
         }
         Sorted { forest, below }
@@ -213,6 +256,7 @@ fn compare(a: &Entry, b: &Entry, (column, down): (Column, bool)) -> Ordering {
         Column::OnDisk => known(Some(a.actual_size), Some(b.actual_size), down),
         Column::Alloc => known(a.share(), b.share(), down),
         Column::Snapshots => known(a.facts.snapshots, b.facts.snapshots, down),
+        Column::Changed => known(Some(a.modified()), Some(b.modified()), down),
         Column::UsedBy => known(Some(use_rank(a)), Some(use_rank(b)), down),
         Column::Health => known(Some(health_rank(a)), Some(health_rank(b)), down),
     }

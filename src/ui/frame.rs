@@ -8,6 +8,7 @@ use super::pen::{put, put_right};
 use super::text::{cut, width};
 use super::theme::Role;
 use super::{Canvas, LEAST, widget};
+use crate::app::Action;
 use crate::app::command::{COMMANDS, Command, Scope};
 use crate::app::hits::Hit;
 use crate::app::layer::Layer;
@@ -153,8 +154,12 @@ fn footer(c: &mut Canvas<'_>, area: Rect) {
     rows.sort_by_key(|r| (scopes.iter().position(|s| *s == r.scope), r.footer));
     let keymap = &c.m.keymap;
     let hint = |r: &'static Command| keymap.keys(r).first().map(|k| (k.to_string(), r));
-    let (last, first): (Vec<_>, Vec<_>) = rows.into_iter().filter_map(hint).partition(|(_, r)| r.scope == Scope::Global);
-    let room_of = |(k, r): &(String, &Command)| width(k) + width(r.title) + 3;
+    // What works everywhere gives way where there is little room: the screen's own keys are what nobody can guess.
+    let narrow = area.width < 100;
+    let kept = |r: &&'static Command| r.action != Action::Back || !narrow && (r.enabled)(c.m).is_ok();
+    let hints = rows.into_iter().filter(kept).filter_map(hint);
+    let (last, first): (Vec<_>, Vec<_>) = hints.partition(|(_, r)| r.scope == Scope::Global);
+    let room_of = |(k, r): &(String, &Command)| width(k) + width(&c.word(r.title)) + 3;
     let mut room = usize::from(area.width) + 2;
     let mut shown = Vec::new();
     // Those of everywhere come last on the screen, but are sure of their place.

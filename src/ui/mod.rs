@@ -68,12 +68,14 @@ impl Canvas<'_> {
     /// Writes text of a role.
     pub fn put(&mut self, area: Rect, x: u16, y: u16, text: &str, role: Role) -> u16 {
         let style = self.look.style(role);
+        pen::put(self.buf, area, x, y, &self.word(text), style)
+    }
+    /// A text as the terminal can show it: our own words have dashes and dots, names stay as they are.
+    pub fn word<'t>(&self, text: &'t str) -> std::borrow::Cow<'t, str> {
         if self.look.symbols == &symbols::ASCII && !text.is_ascii() {
-            // Our own words have dashes and dots; names are shown as they are.
-            let plain = text.replace('…', "..").replace('—', "-");
-            return pen::put(self.buf, area, x, y, &plain, style);
+            return text.replace('…', "..").replace('—', "-").into();
         }
-        pen::put(self.buf, area, x, y, text, style)
+        text.into()
     }
     /// Notes a pane: where it is, how many lines it shows and has.
     pub fn pane(&mut self, pane: Pane, area: Rect, len: usize) {

@@ -159,6 +159,11 @@ impl SnapshotsState {
     pub fn share(&self, snapshot: usize) -> Option<crate::engine::format::qcow2::usage::Share> {
         self.counted()?.snapshots.get(snapshot).copied()
     }
+    /// The most that any state inside the image holds alone, if it was counted.
+    pub fn most(&self) -> Option<u64> {
+        let usage = self.counted()?;
+        usage.snapshots.iter().chain([&usage.live]).map(|s| s.exclusive).max()
+    }
     /// What each state holds, if it was counted.
     pub fn counted(&self) -> Option<&Usage> {
         self.usage.as_ref()?.as_ref().ok()?.as_ref()

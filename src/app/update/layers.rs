@@ -27,9 +27,9 @@ pub(super) fn key(m: &mut Model, key: Key) -> Vec<Effect> {
             } else if key.code == KeyCode::Enter || (h.search.is_empty() && matches!(key.code, KeyCode::Char('?' | 'q'))) {
                 (None, Vec::new())
             } else {
-                let len = h.rows(m.screen, &m.keymap).len();
+                let last = m.hits.layer_len.saturating_sub(m.hits.layer);
                 match list_move(key, m.hits.layer, false) {
-                    Some(by) => h.top = h.top.saturating_add_signed(by).min(len.saturating_sub(1)),
+                    Some(by) => h.top = h.top.saturating_add_signed(by).min(last),
                     None => {
                         if h.search.key(key) {
                             h.top = 0;

@@ -18,7 +18,7 @@ use super::hits::Hits;
 use super::key::Key;
 use super::layer::{Help, Layer, Palette};
 use super::message::{Level, Message};
-use super::model::{Model, Pane, Screen};
+use super::model::{Model, Notice, Pane, Screen};
 
 /// Takes one message in.
 pub fn update(m: &mut Model, message: Message) -> Vec<Effect> {
@@ -95,8 +95,11 @@ pub fn drawn(m: &mut Model, hits: Hits) -> Vec<Effect> {
             _ => scroll.top = scroll.top.min(len.saturating_sub(height)),
         }
     }
-    if let Some(Layer::Form(form)) = m.layers.last_mut() {
-        form.top = form.top.min(hits.layer_len.saturating_sub(hits.layer));
+    let last = hits.layer_len.saturating_sub(hits.layer);
+    match m.layers.last_mut() {
+        Some(Layer::Form(form)) => form.top = form.top.min(last),
+        Some(Layer::Help(help)) => help.top = help.top.min(last),
+        _ => {}
     }
     let mut effects = Vec::new();
     if let Some(shape) = hits.map
@@ -138,8 +141,18 @@ fn key_pressed(m: &mut Model, key: Key) -> Vec<Effect> {
     }
 }
 
-/// Carries out a command, or says why it cannot be done now.
+/// Carries out a command, or says why it cannot be done now. Why a command of another screen could not be done is told no longer.
 pub fn run(m: &mut Model, action: Action) -> Vec<Effect> {
+    let (screen, until) = (m.screen, m.notice.as_ref().map(|n| n.until));
+    let effects = carry_out(m, action);
+    let stale = |n: &Notice| n.level == Level::Warning && Some(n.until) == until;
+    if m.screen != screen && m.notice.as_ref().is_some_and(stale) {
+        m.notice = None;
+    }
+    effects
+}
+
+fn carry_out(m: &mut Model, action: Action) -> Vec<Effect> {
     m.dirty = true;
     if let Some(command) = Command::of(action, m.screen)
         && let Err(why) = (command.enabled)(m)

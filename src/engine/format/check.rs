@@ -4,11 +4,23 @@
 //! rely on, and what it owes, is here too: it hands over what it is about to change before it changes anything.
 
 use crate::engine::error::Result;
-use crate::engine::format::Source;
+use crate::engine::format::{Format, Source};
 use crate::engine::io::WriteDevice;
 
 /// A format's check. Only reads.
 pub type CheckFn = fn(&Source) -> Result<CheckReport>;
+/// What a format calls one of its units of allocation, and several: the words of its own documents.
+pub fn unit(format: Format, n: u64) -> &'static str {
+    match (format, n) {
+        (Format::Qcow2 | Format::Qcow | Format::Qed | Format::Parallels, 1) => "cluster",
+        (Format::Qcow2 | Format::Qcow | Format::Qed | Format::Parallels, _) => "clusters",
+        (Format::Vmdk, 1) => "grain",
+        (Format::Vmdk, _) => "grains",
+        (_, 1) => "block",
+        _ => "blocks",
+    }
+}
+
 /// A format's repair.
 pub type RepairFn = fn(&Repairing<'_>) -> Result<Repaired>;
 

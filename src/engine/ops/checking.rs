@@ -9,7 +9,7 @@ use super::plan::{Plan, PlanFile, Undo};
 use super::{Operation, Outcome};
 use crate::engine::error::{Context, Result};
 use crate::engine::format::Format;
-use crate::engine::format::check::{CheckReport, Severity};
+use crate::engine::format::check::{CheckReport, Severity, unit};
 use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::locks::{LockMode, lock};
@@ -69,10 +69,14 @@ impl Checking {
 }
 
 /// What a report comes to, in a few words.
-pub fn verdict(report: &CheckReport) -> String {
-    let words = [(Severity::Corruption, "damaged"), (Severity::Leak, "units lost"), (Severity::Unchecked, "not checked")];
-    let found = words.iter().filter_map(|(s, word)| Some((report.count(*s), word)).filter(|(n, _)| *n > 0));
-    let found: Vec<String> = found.map(|(n, word)| format!("{n} {word}")).collect();
+pub fn verdict(format: Format, report: &CheckReport) -> String {
+    let word = |severity, n| match severity {
+        Severity::Corruption => format!("{n} damaged"),
+        Severity::Leak => format!("{n} {} lost", unit(format, n)),
+        _ => format!("{n} not checked"),
+    };
+    let found = [Severity::Corruption, Severity::Leak, Severity::Unchecked].map(|s| (s, report.count(s)));
+    let found: Vec<String> = found.into_iter().filter(|(_, n)| *n > 0).map(|(s, n)| word(s, n)).collect();
     if found.is_empty() { "nothing is wrong".into() } else { found.join(", ") }
 }
 
@@ -101,7 +105,7 @@ impl Operation for Checking {
         let stamp = Stamp::of(&std::fs::metadata(image).path(image)?);
         let gate = self.spec.roots.iter().fold(Gate::around(image), |gate, root| gate.allow(root));
         let (format, report) = check(image, self.spec.format, Some(gate))?;
-        let summary = verdict(&report);
+        let summary = verdict(format, &report);
         job.deliver(Arc::new(Checked { image: image.clone(), format, stamp, report }));
         job.checkpoint()?;
         Ok(Outcome { summary, made: Vec::new() })

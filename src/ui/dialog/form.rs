@@ -35,7 +35,7 @@ pub(super) fn draw(c: &mut Canvas<'_>, screen: Rect, form: &Form) {
     // As high as it must be, with some air; the frame, the line of the plan, buttons and hints need six rows.
     let inner = WIDEST.min(screen.width.saturating_sub(4)).saturating_sub(4);
     let lines = lines(c, inner, form);
-    let rows = u16::try_from(lines.len() + 7).unwrap_or(u16::MAX).max(16);
+    let rows = u16::try_from(lines.len() + 8).unwrap_or(u16::MAX).max(16);
     let area = open(c, screen, WIDEST, rows, &format!("{title}{pages}"));
     match form.page {
         Page::Fields => fields(c, area, form, &lines),
@@ -91,7 +91,8 @@ fn beside(f: &Field, columns: u16) -> Option<u16> {
 }
 
 fn fields(c: &mut Canvas<'_>, area: Rect, form: &Form, lines: &[Line<'_>]) {
-    let body = Rect { height: area.height.saturating_sub(4), ..area };
+    let verdict = wrap(&verdict(c, form).0, usize::from(area.width)).len().clamp(1, 2) as u16;
+    let body = Rect { height: area.height.saturating_sub(3 + verdict), ..area };
     // The field under the cursor stays in sight, with what stands below it.
     let height = usize::from(body.height);
     let last = lines.iter().rposition(|l| l.field == Some(form.at)).unwrap_or(if form.at == 0 {
@@ -190,7 +191,11 @@ fn field(c: &mut Canvas<'_>, row: Rect, i: usize, f: &Field, here: bool) {
     }
     if let Some(x) = beside {
         let room = usize::from(row.width.saturating_sub(x));
-        c.put(row, x, 0, &cut(&explained(f), room, s.ellipsis), Role::Dim);
+        let text = explained(f);
+        // Under the cursor it stands below in full when it does not fit here.
+        if !here || width(&text) <= room {
+            c.put(row, x, 0, &cut(&text, room, s.ellipsis), Role::Dim);
+        }
     }
 }
 
@@ -230,12 +235,11 @@ fn choice(c: &mut Canvas<'_>, row: Rect, i: usize, f: &Field, words: &[String], 
     c.put(row, right + 1, 0, &format!("{} of {len}", at + 1), Role::Dim)
 }
 
-/// What it comes to in a line, the buttons, and the keys.
-fn foot(c: &mut Canvas<'_>, area: Rect, form: &Form) {
+/// What it comes to, in a sentence.
+fn verdict(c: &Canvas<'_>, form: &Form) -> (String, Role) {
     let s = c.look.symbols;
-    let y = area.height.saturating_sub(3);
     let wrong = form.fields.iter().filter(|f| f.error.is_some()).count();
-    let (text, role) = match &form.plan {
+    match &form.plan {
         Some(Err(e)) => (format!("{} {}", s.bad, printable(e.why())), Role::Bad),
         Some(Ok(Plan { report: Some(r), .. })) if r.is_empty() => (format!("{} there is nothing to do", s.good), Role::Good),
         Some(Ok(Plan { report: Some(r), .. })) => {
@@ -267,14 +271,28 @@ fn foot(c: &mut Canvas<'_>, area: Rect, form: &Form) {
         None if form.waiting => (spinning(c, "making the plan"), Role::Dim),
         None if wrong > 0 && form.asked => (format!("{} {wrong} to mend before it can go on", s.bad), Role::Bad),
         None => (String::new(), Role::Dim),
-    };
-    c.put(area, 0, y, &cut(&text, usize::from(area.width), s.ellipsis), role);
+    }
+}
+
+/// What it comes to, the buttons, and the keys.
+fn foot(c: &mut Canvas<'_>, area: Rect, form: &Form) {
+    let (text, role) = verdict(c, form);
+    let room = usize::from(area.width);
+    let mut lines = wrap(&text, room);
+    if lines.len() > 2 {
+        let rest = lines.split_off(1).join(" ");
+        lines.push(cut(&rest, room, c.look.symbols.ellipsis));
+    }
+    let top = area.height.saturating_sub(2 + lines.len().max(1) as u16);
+    for (y, line) in (top..).zip(&lines) {
+        c.put(area, 0, y, line, role);
+    }
     let first = form.fields.len();
     buttons(c, area, &[("  Plan  ", first, form.at == first, true), ("  Cancel  ", first + 1, form.at == first + 1, true)]);
     let typing = form.fields.get(form.at).is_some_and(Field::typed);
-    let turn = if typing { ("type", "to answer") } else { ("Space", "next word") };
+    let turn = if typing { ("type", "to answer") } else { ("Space", "change") };
     let copy = if typing { "Ctrl-y" } else { "Y" };
-    let all = [("Tab", "next field"), turn, ("Enter", "the plan"), ("Esc", "close"), (copy, "copy command")];
+    let all = [("Tab", "next"), turn, ("Enter", "the plan"), ("Esc", "close"), (copy, "copy command")];
     hints(c, area, area.height.saturating_sub(1), &all);
 }
 

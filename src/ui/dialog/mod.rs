@@ -64,10 +64,16 @@ fn input(c: &mut Canvas<'_>, area: Rect, x: u16, y: u16, input: &Input, focused:
 
 /// Keys and what they do, at the foot of a dialog.
 fn hints(c: &mut Canvas<'_>, area: Rect, y: u16, hints: &[(&str, &str)]) {
+    // Closer together where they would not fit, and no halves of words.
+    let all: usize = hints.iter().map(|(key, word)| width(key) + width(word) + 4).sum();
+    let gap = if all <= usize::from(area.width) + 3 { 3 } else { 2 };
     let mut x = 0;
     for (key, word) in hints {
+        if usize::from(x) + width(key) + 1 + width(word) > usize::from(area.width) {
+            break;
+        }
         x = c.put(area, x, y, key, Role::Accent) + 1;
-        x = c.put(area, x, y, word, Role::Dim) + 3;
+        x = c.put(area, x, y, word, Role::Dim) + gap;
     }
 }
 

@@ -6,7 +6,7 @@ use ratatui::text::Line;
 use super::detail::{labelled, paragraph};
 use crate::app::model::Pane;
 use crate::app::state::check::worst;
-use crate::engine::format::check::{Finding, Mend, Severity, Spot};
+use crate::engine::format::check::{Finding, Mend, Severity, Spot, unit};
 use crate::engine::ops::checking::{Checked, verdict};
 use crate::engine::units::printable;
 use crate::ui::pen::{put_line, put_right};
@@ -84,11 +84,12 @@ fn report(c: &Canvas<'_>, checked: &Checked, room: usize) -> Vec<Line<'static>> 
     let r = &checked.report;
     let mut out = Vec::new();
     let (sign, role) = look(c, worst(checked));
-    paragraph(c, "verdict", &format!("{sign} {}", verdict(r)), role, room, &mut out);
+    paragraph(c, "verdict", &format!("{sign} {}", verdict(checked.format, r)), role, room, &mut out);
     let mut facts = Vec::new();
     if r.total > 0 {
         let share = percent(r.allocated as f64 / r.total as f64);
-        facts.push(format!("{} of {} units stored ({share})", grouped(r.allocated), grouped(r.total)));
+        let units = unit(checked.format, r.total);
+        facts.push(format!("{} of {} {units} stored ({share})", grouped(r.allocated), grouped(r.total)));
     }
     if r.allocated > 0 {
         facts.push(format!("{} fragmented", percent(r.fragmented as f64 / r.allocated as f64)));
@@ -96,7 +97,7 @@ fn report(c: &Canvas<'_>, checked: &Checked, room: usize) -> Vec<Line<'static>> 
     if r.compressed > 0 {
         facts.push(format!("{} compressed", grouped(r.compressed)));
     }
-    facts.extend(r.image_end.map(|end| format!("the last unit ends at {}", size_words(end))));
+    facts.extend(r.image_end.map(|end| format!("the last {} ends at {}", unit(checked.format, 1), size_words(end))));
     if !facts.is_empty() {
         paragraph(c, "storage", &facts.join(", "), Role::Text, room, &mut out);
     }

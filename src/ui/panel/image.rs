@@ -16,7 +16,9 @@ use crate::engine::format::probe::Confidence;
 use crate::engine::guest::ready::Answer;
 use crate::engine::units::printable;
 use crate::ui::pen::{fit, paint_row, put_line, put_right};
-use crate::ui::text::{ago, count, cut, cut_front, cut_middle, date, duration, grouped, path, percent, size, size_words, wrap};
+use crate::ui::text::{
+    ago, count, cut, cut_front, cut_middle, date, duration, grouped, path, percent, size, size_words, width, wrap,
+};
 use crate::ui::theme::Role;
 use crate::ui::widget::{bar, scroll_mark, window};
 use crate::ui::{Canvas, frame};
@@ -81,7 +83,7 @@ fn title(c: &mut Canvas<'_>, area: Rect, file: &std::path::Path) {
     let right = in_use.unwrap_or_default();
     put_right(c.buf, area, area.width, 0, &right, c.look.style(Role::Warn));
     let folder = file.parent().map(path).unwrap_or_default();
-    let room = usize::from(area.width.saturating_sub(x)).saturating_sub(crate::ui::text::width(&right) + 2);
+    let room = usize::from(area.width.saturating_sub(x)).saturating_sub(width(&right) + 2);
     c.put(area, x, 0, &cut_front(&folder, room, s.ellipsis), Role::Dim);
 }
 
@@ -95,8 +97,12 @@ fn panes(c: &mut Canvas<'_>, area: Rect) {
             c.put(area, left, y, c.look.symbols.vertical, Role::Border);
         }
         facts(c, Rect { width: left, ..area }, &data);
-        let map = if right.height >= 18 { 6 } else { 0 };
-        let inside = if right.height >= 28 { 8 } else { 0 };
+        // On high screens the map and the guest get what the snapshots do not need.
+        let snaps = data.nodes.first().map_or(0, |n| n.description.snapshots.len());
+        let spare = right.height.saturating_sub(46 + u16::try_from(snaps).unwrap_or(u16::MAX).min(right.height / 3));
+        let map = if right.height >= 18 { 6 + (spare / 2).min(10) } else { 0 };
+        let free = right.height.saturating_sub(chain + map + 8 + u16::try_from(snaps).unwrap_or(u16::MAX).saturating_add(3));
+        let inside = if right.height >= 28 { 8 + free.min(3) } else { 0 };
         let top = chain.min((right.height - map - inside) * 3 / 5).max(4.min(right.height));
         self::chain(c, Rect { height: top, ..right }, &data);
         snapshots(c, Rect { y: right.y + top, height: right.height - top - map - inside, ..right }, &data);
@@ -201,7 +207,7 @@ fn fact_lines(c: &Canvas<'_>, data: &PageData, room: usize) -> Vec<Line<'static>
             Confidence::Possible => "possible",
         };
         add(
-            if i == 0 { "may be" } else { "" },
+            if i == 0 { "recognised" } else { "" },
             format!("{} ({sure}): {}", m.format, m.evidence),
             if i == 0 { Role::Text } else { Role::Dim },
         );
@@ -351,11 +357,42 @@ fn guest(c: &mut Canvas<'_>, area: Rect) {
         (None, false) => vec![holds.join("  "), "no root filesystem of a Linux guest was found".into()],
         (None, true) => vec![holds.join("  "), join(who.to_vec()), join(runs.to_vec()), join(keeps.to_vec())],
     };
-    for (y, line) in (1..body.height.saturating_sub(1)).zip(&lines) {
-        c.put(body, 0, y, &cut(line, usize::from(body.width), s.ellipsis), if y == 2 { Role::Strong } else { Role::Text });
+    let room = usize::from(body.width);
+    // Each in one line, and the room that is left goes to those that need more of it.
+    let verdicts = packed(&ready, room);
+    let mut spare = usize::from(body.height.saturating_sub(1)).saturating_sub(lines.len() + verdicts.len());
+    let mut y = 1;
+    for (i, line) in lines.iter().enumerate() {
+        let mut parts = wrap(line, room);
+        if parts.len() > 1 + spare {
+            let rest = parts.split_off(spare).join(" ");
+            parts.push(cut(&rest, room, s.ellipsis));
+        }
+        spare -= parts.len().saturating_sub(1).min(spare);
+        for part in parts {
+            c.put(body, 0, y, &part, if i == 1 { Role::Strong } else { Role::Text });
+            y += 1;
+        }
     }
-    let last = u16::try_from(lines.len() + 1).unwrap_or(u16::MAX);
-    c.put(body, 0, last, &cut(&ready.join("  "), usize::from(body.width), s.ellipsis), Role::Dim);
+    for line in verdicts {
+        c.put(body, 0, y, &line, Role::Dim);
+        y += 1;
+    }
+}
+
+/// Words side by side, none of them broken, in lines of at most `room` columns.
+fn packed(words: &[String], room: usize) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    for word in words {
+        match out.last_mut() {
+            Some(line) if width(line) + 2 + width(word) <= room => {
+                line.push_str("  ");
+                line.push_str(word);
+            }
+            _ => out.push(word.clone()),
+        }
+    }
+    out
 }
 
 /// The whole disk in a few rows: enough to see where it is full. The map shows it closely.

@@ -35,7 +35,8 @@ pub fn draw(c: &mut Canvas<'_>, area: Rect) {
     }
     let count = u16::try_from(c.m.inside.seen().map_or(1, |l| l.volumes.len())).unwrap_or(u16::MAX);
     if body.width >= 100 {
-        let left = body.width / 2;
+        // Names of files are short, what is known of the guest is not.
+        let left = body.width * 9 / 20;
         for y in 1..body.height {
             c.put(body, left, y, c.look.symbols.vertical, Role::Border);
         }
@@ -250,6 +251,9 @@ pub(super) fn strip(c: &mut Canvas<'_>, area: Rect, look: &Look) {
     c.put(area, room as u16 + 1, 0, s.edges[1], Role::Border);
 }
 
+/// Column where the values of facts stand.
+const FACT: u16 = 16;
+
 fn identity(c: &mut Canvas<'_>, area: Rect) {
     let body = opened(c, area, Pane::Identity, "Guest", "with the file each comes from");
     let Some(look) = c.m.inside.seen().cloned() else {
@@ -266,17 +270,30 @@ fn identity(c: &mut Canvas<'_>, area: Rect) {
     for f in &look.facts {
         lines.push((f.what.to_string(), f.value.clone(), printable(&f.from), Role::Text));
     }
+    // A value and its source stand in one line where both fit, else the source stands below: neither is cut.
+    let room = usize::from(body.width.saturating_sub(FACT));
+    let mut shown: Vec<(String, String, String, Role)> = Vec::new();
+    for (what, value, from, role) in lines {
+        let mut parts = wrap(&value, room.max(8));
+        let last = parts.pop().unwrap_or_default();
+        let mut what = what;
+        for part in parts {
+            shown.push((std::mem::take(&mut what), part, String::new(), role));
+        }
+        if width(&last) + 2 + width(&from) <= room || from.is_empty() {
+            shown.push((what, last, from, role));
+        } else {
+            shown.push((what, last, String::new(), role));
+            shown.push((String::new(), String::new(), cut_front(&from, room, c.look.symbols.ellipsis), role));
+        }
+    }
+    let lines = shown;
     c.pane(Pane::Identity, body, lines.len());
     let top = c.m.inside.identity.top.min(lines.len().saturating_sub(usize::from(body.height)));
-    let w = usize::from(body.width);
     for (y, (what, value, from, role)) in (0u16..).zip(lines.iter().skip(top).take(usize::from(body.height))) {
-        c.put(body, 0, y, &cut(what, 15, c.look.symbols.ellipsis), Role::Dim);
-        let sources = if w >= 56 { (w - 16) * 2 / 5 } else { 0 };
-        let x = c.put(body, 16, y, &cut(value, w.saturating_sub(17 + sources), c.look.symbols.ellipsis), *role);
-        if sources > 0 && usize::from(x) < w {
-            let from = cut_front(from, sources, c.look.symbols.ellipsis);
-            put_right(c.buf, body, body.width, y, &from, c.look.style(Role::Dim));
-        }
+        c.put(body, 0, y, &cut(what, usize::from(FACT) - 1, c.look.symbols.ellipsis), Role::Dim);
+        c.put(body, FACT, y, value, *role);
+        put_right(c.buf, body, body.width, y, from, c.look.style(Role::Dim));
     }
     scroll_mark(c, body, body.x + body.width, top, lines.len());
 }

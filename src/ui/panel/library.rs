@@ -18,7 +18,7 @@ use super::detail;
 use crate::app::filter::Fuzzy;
 use crate::app::hits::Hit;
 use crate::app::layer::Layer;
-use crate::app::model::Pane;
+use crate::app::model::{Pane, Screen};
 use crate::app::state::check::worst;
 use crate::app::tree::{Column, Row};
 use crate::engine::error::ErrorKind;
@@ -28,7 +28,7 @@ use crate::engine::ops::checking::verdict;
 use crate::engine::units::printable;
 use crate::ui::Canvas;
 use crate::ui::pen::{paint_row, put, put_right};
-use crate::ui::text::{count, cut, cut_front, cut_middle, path, percent, size, width};
+use crate::ui::text::{ago, count, cut, cut_front, cut_middle, path, percent, size, width};
 use crate::ui::theme::Role;
 use crate::ui::widget::{gauge, scroll_mark, window};
 
@@ -41,12 +41,13 @@ struct Slot {
 }
 
 /// Width of each column besides the name, and in which order they go when there is no room.
-const WIDTHS: [(Column, u16, u8); 7] = [
+const WIDTHS: [(Column, u16, u8); 8] = [
     (Column::Format, 6, 6),
     (Column::Virtual, 7, 4),
     (Column::OnDisk, 7, 7),
     (Column::Alloc, 13, 3),
     (Column::Snapshots, 4, 1),
+    (Column::Changed, 13, 0),
     (Column::UsedBy, 17, 2),
     (Column::Health, 15, 8),
 ];
@@ -196,7 +197,7 @@ fn tree(c: &mut Canvas<'_>, area: Rect) {
 }
 
 fn numeric(column: Column) -> bool {
-    matches!(column, Column::Virtual | Column::OnDisk | Column::Snapshots)
+    matches!(column, Column::Virtual | Column::OnDisk | Column::Snapshots | Column::Changed)
 }
 
 fn empty(c: &mut Canvas<'_>, area: Rect) {
@@ -207,15 +208,19 @@ fn empty(c: &mut Canvas<'_>, area: Rect) {
     };
     let lines = if c.m.library.filter.is_empty() {
         let roots: Vec<String> = c.m.roots.iter().map(|r| path(r)).collect();
+        // A folder that cannot be read is no empty folder.
+        let error = c.m.library.data.roots.iter().find_map(|r| r.error.as_ref());
+        let first = match error {
+            Some(e) => format!("{} cannot be read: {}", roots.join(", "), printable(e.why())),
+            None => format!("no disk images in {}", roots.join(", ")),
+        };
         [
+            cut_front(&first, usize::from(area.width).saturating_sub(2), c.look.symbols.ellipsis),
             format!(
-                "no disk images in {}",
-                cut_front(&roots.join(", "), usize::from(area.width).saturating_sub(20), c.look.symbols.ellipsis)
-            ),
-            format!(
-                "{} looks again   {} shows the formats cowshed knows   {} quits",
+                "{} looks again   {} makes a new image   {} shows the formats   {} quits",
                 key(crate::app::Action::Rescan),
-                "5",
+                key(crate::app::Action::Create),
+                key(crate::app::Action::Go(Screen::Guide)),
                 key(crate::app::Action::Quit)
             ),
             "cowshed DIR opens another folder; cowshed demo makes one to play with".to_string(),
@@ -268,26 +273,60 @@ fn draw_row(c: &mut Canvas<'_>, line: Rect, row: &Row, index: usize, slots: &[Sl
         NodeKind::Root(i) => {
             let Some(root) = c.m.library.data.roots.get(*i) else { return };
             let text = path(&root.path);
-            let room = usize::from(line.width.saturating_sub(x));
-            x = c.put(line, x, 0, &cut_front(&text, room, s.ellipsis), Role::Title);
-            let n = c.m.library.sorted.below(row.node);
-            let note = match (&root.error, root.free) {
-                (Some(e), _) => (format!("{} {}", s.bad, printable(e.why())), Role::Bad),
-                (None, Some(free)) => (format!("{}  {} free", count(n, "image"), size(free)), Role::Dim),
-                (None, None) => (count(n, "image"), Role::Dim),
-            };
-            let room = usize::from(line.width.saturating_sub(x + 2));
-            c.put(line, x + 2, 0, &cut(&note.0, room, s.ellipsis), note.1);
+            if let Some(e) = &root.error {
+                let room = usize::from(line.width.saturating_sub(x));
+                x = c.put(line, x, 0, &cut_front(&text, room, s.ellipsis), Role::Title);
+                let room = usize::from(line.width.saturating_sub(x + 2));
+                c.put(line, x + 2, 0, &cut(&format!("{} {}", s.bad, printable(e.why())), room, s.ellipsis), Role::Bad);
+                return;
+            }
+            let free = root.free;
+            let room = usize::from(cell.width.saturating_sub(x));
+            c.put(cell, x, 0, &cut_front(&text, room, s.ellipsis), Role::Title);
+            sums(c, line, slots, row.node, free);
         }
         NodeKind::Folder(p) => {
             let text = p.file_name().map(|n| printable(&n.to_string_lossy())).unwrap_or_default();
-            x = c.put(line, x, 0, &format!("{text}/"), Role::Title);
-            c.put(line, x + 2, 0, &count(c.m.library.sorted.below(row.node), "image"), Role::Dim);
+            let room = usize::from(cell.width.saturating_sub(x + 1));
+            c.put(cell, x, 0, &format!("{}/", cut_middle(&text, room, s.ellipsis)), Role::Title);
+            sums(c, line, slots, row.node, None);
         }
         NodeKind::Format(f) => {
             let text = f.map_or("not an image", |f| f.entry().title);
-            x = c.put(line, x, 0, text, Role::Title);
-            c.put(line, x + 2, 0, &count(c.m.library.sorted.below(row.node), "image"), Role::Dim);
+            let room = usize::from(cell.width.saturating_sub(x));
+            c.put(cell, x, 0, &cut(text, room, s.ellipsis), Role::Title);
+            sums(c, line, slots, row.node, None);
+        }
+    }
+}
+
+/// What is below a folder, a root or a format together, each number in the column of its kind.
+fn sums(c: &mut Canvas<'_>, line: Rect, slots: &[Slot], node: usize, free: Option<u64>) {
+    let s = c.look.symbols;
+    let sum = c.m.library.sorted.below(node);
+    let images = count(sum.images, "image");
+    let more = free.map_or(String::new(), |free| format!(", {} free", size(free)));
+    for slot in slots.iter().skip(1) {
+        let cell = Rect { x: line.x + slot.x, width: slot.width, ..line };
+        match slot.column {
+            Column::Virtual => put_right(c.buf, cell, cell.width, 0, &size(sum.virtual_size), c.look.style(Role::Dim)),
+            Column::OnDisk => put_right(c.buf, cell, cell.width, 0, &size(sum.on_disk), c.look.style(Role::Text)),
+            // The columns up to its health have nothing to sum up.
+            Column::Alloc => {
+                let end = slots.iter().find(|s| s.column == Column::Health).map_or(cell.width, |s| s.x - slot.x);
+                let room = usize::from(end.saturating_sub(1));
+                let text = if width(&images) + width(&more) <= room { format!("{images}{more}") } else { images.clone() };
+                c.put(Rect { width: end, ..cell }, 0, 0, &cut(&text, room, s.ellipsis), Role::Dim);
+            }
+            Column::Health => {
+                let mut x = 0;
+                for (n, sign, role) in [(sum.broken, s.bad, Role::Bad), (sum.warned, s.warn, Role::Warn)] {
+                    if n > 0 {
+                        x = c.put(cell, x, 0, &format!("{sign} {n}"), role) + 2;
+                    }
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -330,7 +369,8 @@ fn entry_cell(c: &mut Canvas<'_>, cell: Rect, column: Column, e: &Entry) {
             c.put(cell, 0, 0, text, Role::Text);
         }
         Column::Virtual => right(c, e.virtual_size().map(size), Role::Text),
-        Column::OnDisk => right(c, Some(size(e.actual_size)), Role::Text),
+        // What cannot be read has a size nobody knows.
+        Column::OnDisk => right(c, Some(size(e.actual_size)).filter(|_| e.actual_size > 0 || e.format().is_some()), Role::Text),
         Column::Alloc => match e.share() {
             Some(share) => {
                 let room = usize::from(cell.width).saturating_sub(5);
@@ -343,6 +383,7 @@ fn entry_cell(c: &mut Canvas<'_>, cell: Rect, column: Column, e: &Entry) {
             let role = if e.facts.snapshots == Some(0) { Role::Dim } else { Role::Text };
             right(c, e.facts.snapshots.map(|n| n.to_string()), role);
         }
+        Column::Changed => right(c, Some(ago(e.modified(), c.m.now.unix)), Role::Dim),
         Column::UsedBy => {
             let (text, role) = used_by(c, e);
             c.put(cell, 0, 0, &cut(&text, usize::from(cell.width), s.ellipsis), role);
@@ -391,7 +432,7 @@ pub fn health(c: &Canvas<'_>, e: &Entry) -> (&'static str, String, Role) {
     let s = c.look.symbols;
     // A check knows more than opening does, as long as nothing was written since.
     if let Some(checked) = c.m.check.of(e) {
-        let verdict = verdict(&checked.report);
+        let verdict = verdict(checked.format, &checked.report);
         match (worst(checked), &e.health) {
             (Some(Severity::Corruption), _) => return (s.bad, verdict, Role::Bad),
             (Some(_), Health::Ok) => return (s.warn, verdict, Role::Warn),
@@ -409,6 +450,7 @@ pub fn health(c: &Canvas<'_>, e: &Entry) -> (&'static str, String, Role) {
                 "not closed".into()
             } else {
                 match all.as_slice() {
+                    [_] if e.format().is_some_and(|f| !f.entry().caps.read) => "not supported".into(),
                     [one] => printable(one),
                     many => format!("{} warnings", many.len()),
                 }
@@ -477,7 +519,7 @@ mod tests {
             assert!(all.len() >= last, "{room}");
             last = all.len();
         }
-        assert_eq!(last, 8);
+        assert_eq!(last, 9);
         let names: Vec<_> = columns(77).iter().map(|s| s.column).collect();
         assert!(
             names.contains(&Column::Format) && names.contains(&Column::OnDisk) && names.contains(&Column::Health),

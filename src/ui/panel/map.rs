@@ -246,7 +246,7 @@ fn zoom_line(c: &mut Canvas<'_>, area: Rect) {
     if m.size == 0 {
         return;
     }
-    let x = c.put(area, 0, 0, "shown   ", Role::Dim);
+    let x = c.put(area, 0, 0, "window  ", Role::Dim);
     let room = u64::from(area.width.saturating_sub(x + 2));
     let (start, end) = m.shown();
     let place = |byte: u64| (u128::from(byte) * u128::from(room) / u128::from(m.size)) as u16;

@@ -7,8 +7,10 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
 use super::detail::{deleted, labelled, paragraph};
+use crate::app::Action;
+use crate::app::command::Command;
 use crate::app::hits::Hit;
-use crate::app::model::Pane;
+use crate::app::model::{Pane, Screen};
 use crate::app::state::snapshots::{Joint, Row, What};
 use crate::app::worker::snapshots::Listing;
 use crate::engine::library::{Entry, EntryId};
@@ -16,7 +18,7 @@ use crate::engine::units::printable;
 use crate::ui::pen::{fit, paint_row, put_line, put_right};
 use crate::ui::text::{count, cut_front, cut_middle, date, duration, grouped, path, size, size_words, width, wrap};
 use crate::ui::theme::Role;
-use crate::ui::widget::{scroll_mark, window};
+use crate::ui::widget::{gauge, scroll_mark, window};
 use crate::ui::{Canvas, frame};
 
 /// Draws the screen.
@@ -76,6 +78,11 @@ pub fn draw(c: &mut Canvas<'_>, area: Rect) {
     space::set(c, set, &list);
 }
 
+fn key(c: &Canvas<'_>, action: Action) -> String {
+    let row = Command::of(action, Screen::Snapshots);
+    row.and_then(|r| c.m.keymap.keys(r).first().map(ToString::to_string)).unwrap_or_default()
+}
+
 fn spinner(c: &Canvas<'_>) -> &'static str {
     let s = c.look.symbols.spinner;
     s.get(c.m.now.frame(s.len())).copied().unwrap_or_default()
@@ -103,6 +110,7 @@ fn title(c: &mut Canvas<'_>, area: Rect, file: &std::path::Path) {
 struct Columns {
     time: u16,
     tree: u16,
+    bar: u16,
     exclusive: u16,
     deleted: u16,
     refers: u16,
@@ -118,9 +126,16 @@ impl Columns {
         let refers = state_end - state;
         let deleted = refers - 9;
         let exclusive_end = deleted - 12;
+        // The bar shows at a glance who holds most; it stands beside its number.
+        let bar = match room {
+            150.. => 26,
+            112.. => 9,
+            _ => 0,
+        };
         Columns {
             time: 2 + if wide { 16 } else { 10 },
-            tree: exclusive_end - exclusive,
+            tree: exclusive_end - exclusive - bar,
+            bar,
             exclusive: if exclusive > 0 { exclusive_end } else { 0 },
             deleted,
             refers,
@@ -135,6 +150,8 @@ fn tree(c: &mut Canvas<'_>, area: Rect, list: &Listing) {
         format!("{} looking where each came from", spinner(c))
     } else if list.snapshots.is_empty() {
         String::new()
+    } else if list.snapshots.len() > 1 && c.m.snaps.rows.iter().all(|r| r.joints.is_empty()) {
+        "each seems to come from the one above, as their shared clusters tell".to_string()
     } else {
         format!("{} inferred from shared clusters", c.look.symbols.dotted[1])
     };
@@ -198,7 +215,10 @@ fn draw_row(c: &mut Canvas<'_>, line: Rect, row: &Row, at: &Columns, list: &List
     let when = cells.time.map_or(s.dash.to_string(), date);
     c.put(Rect { width: at.time, ..line }, 2, 0, &when, Role::Dim);
     let mut x = at.time + 1;
-    let tree = Rect { width: at.tree, ..line };
+    // Other images have no bar: their names have its room.
+    let barred = !matches!(row.what, What::Base(_) | What::Overlay(_) | What::Lost(_));
+    let width = if barred { at.tree } else { at.tree + at.bar };
+    let tree = Rect { width, ..line };
     for joint in &row.joints {
         let (set, n) = match joint {
             Joint::Blank => (None, 0),
@@ -211,8 +231,14 @@ fn draw_row(c: &mut Canvas<'_>, line: Rect, row: &Row, at: &Columns, list: &List
         x = c.put(tree, x, 0, glyph, Role::Border);
     }
     x = c.put(tree, x, 0, cells.bullet.0, cells.bullet.1) + 1;
-    let room = usize::from(at.tree.saturating_sub(x));
+    let room = usize::from(width.saturating_sub(x));
     put_line(c.buf, tree, x, 0, &fit(cells.name, room, s.ellipsis));
+    if at.bar > 0
+        && barred
+        && let (Some(own), Some(most)) = (cells.exclusive, c.m.snaps.most())
+    {
+        gauge(c, line, at.tree + 1, own as f64 / most.max(1) as f64, usize::from(at.bar - 1));
+    }
     let dash = || (s.dash.to_string(), Role::Dim);
     let bytes = |v: Option<u64>| v.map_or_else(dash, |v| (size(v), Role::Text));
     for (end, (text, role)) in [
@@ -256,7 +282,7 @@ fn cells(c: &Canvas<'_>, what: &What, list: &Listing) -> Cells {
             Cells {
                 time: None,
                 bullet: (s.dot, Role::Live),
-                name: vec![c.look.span(Role::Title, "LIVE"), c.look.span(Role::Dim, "  the disk as it is now")],
+                name: vec![c.look.span(Role::Title, "LIVE"), c.look.span(Role::Dim, "  the disk now")],
                 exclusive: live.map(|l| l.exclusive),
                 deleted: None,
                 refers: live.map(|l| l.referred),
@@ -425,7 +451,7 @@ fn live_lines(c: &Canvas<'_>, list: &Listing, room: usize) -> (String, Vec<Line<
     }
     if list.snapshots.is_empty() {
         let text = if list.format.entry().caps.snapshots {
-            "none inside it".to_string()
+            format!("none inside it; {} takes one", key(c, Action::TakeSnapshot))
         } else {
             format!("{} images have none inside; overlays on them do the same", list.format.name())
         };
