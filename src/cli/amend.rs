@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::job::JobArgs;
 use super::out::Out;
+use super::source::{Named, cache_mode};
 use super::{Failure, Verb, options};
 use crate::engine::error::{Context, Error};
 use crate::engine::format::Format;
@@ -32,20 +33,11 @@ pub(super) struct Args {
     force: bool,
 
     /// Cache mode of the image, as qemu-img names it; it changes nothing here
-    #[arg(short = 't', long, value_name = "CACHE", value_parser = super::source::cache_mode)]
+    #[arg(short = 't', long, value_name = "CACHE", value_parser = cache_mode)]
     cache: Option<String>,
 
-    /// Open files named inside the image wherever they are
-    #[arg(long)]
-    follow: bool,
-
-    /// Taken for qemu-img's sake: encrypted content cannot be changed yet
-    #[arg(long, value_name = "OBJDEF")]
-    object: Vec<String>,
-
-    /// Not supported: images are files, named by their path
-    #[arg(long, hide = true)]
-    image_opts: bool,
+    #[command(flatten)]
+    named: Named,
 
     #[command(flatten)]
     job: JobArgs,
@@ -57,10 +49,7 @@ pub(super) struct Args {
 
 impl Verb for Args {
     fn run(self, out: &mut Out) -> Result<u8, Failure> {
-        if self.image_opts {
-            let e = Error::usage("--image-opts is not supported").hint("name the image by its path, and its format with -f");
-            return Err(e.into());
-        }
+        self.named.check()?;
         let format = self.format.as_deref().map(Format::parse).transpose()?;
         if options::wants_help(&self.options) {
             let format = match (format, &self.image) {
@@ -75,7 +64,7 @@ impl Verb for Args {
             return Err(Error::usage("amend: no options are given (-o)").hint("-o help lists those there are").into());
         }
         let image = self.image.ok_or_else(|| Error::usage("amend: the image is missing"))?;
-        let spec = AmendSpec { image, format, options: options::parse(&self.options)?, follow: self.follow };
+        let spec = AmendSpec { image, format, options: options::parse(&self.options)?, follow: self.named.follow };
         self.job.run(JobSpec::Amend(spec), out)
     }
 }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use super::job::JobArgs;
 use super::out::Out;
-use super::source::cache_mode;
+use super::source::{Named, cache_mode};
 use super::{Failure, Verb};
-use crate::engine::error::{Error, Result};
+use crate::engine::error::Result;
 use crate::engine::format::Format;
 use crate::engine::ops::JobSpec;
 use crate::engine::ops::commit::CommitSpec;
@@ -45,21 +45,12 @@ pub(super) struct Args {
     #[arg(long, value_name = "FOLDER")]
     library: Vec<PathBuf>,
 
-    /// Open files named inside the image wherever they are
-    #[arg(long)]
-    follow: bool,
+    #[command(flatten)]
+    named: Named,
 
     /// Taken for qemu-img's sake; changes nothing
     #[arg(short = 't', long, value_name = "CACHE", value_parser = cache_mode)]
     cache: Option<String>,
-
-    /// Taken for qemu-img's sake: encrypted content cannot be read or made yet
-    #[arg(long, value_name = "OBJDEF")]
-    object: Vec<String>,
-
-    /// Not supported: images are files, named by their path
-    #[arg(long, hide = true)]
-    image_opts: bool,
 
     #[command(flatten)]
     job: JobArgs,
@@ -71,9 +62,7 @@ pub(super) struct Args {
 
 impl Args {
     fn spec(&self) -> Result<CommitSpec> {
-        if self.image_opts {
-            return Err(Error::usage("--image-opts is not supported").hint("name the image by its path, and its format with -f"));
-        }
+        self.named.check()?;
         Ok(CommitSpec {
             format: self.format.as_deref().map(Format::parse).transpose()?,
             base: self.base.clone(),
@@ -81,7 +70,7 @@ impl Args {
             rate: self.rate.as_deref().map(parse_size).transpose()?,
             force: self.force,
             roots: self.library.clone(),
-            follow: self.follow,
+            follow: self.named.follow,
             ..CommitSpec::new(&self.image)
         })
     }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use super::job::JobArgs;
 use super::out::Out;
-use super::source::cache_mode;
+use super::source::{Named, cache_mode};
 use super::{Failure, Verb};
-use crate::engine::error::{Error, Result};
+use crate::engine::error::Result;
 use crate::engine::format::Format;
 use crate::engine::ops::JobSpec;
 use crate::engine::ops::rebase::RebaseSpec;
@@ -46,9 +46,8 @@ pub(super) struct Args {
     #[arg(short = 'U', long)]
     force_share: bool,
 
-    /// Open files named inside images wherever they are
-    #[arg(long)]
-    follow: bool,
+    #[command(flatten)]
+    named: Named,
 
     /// Taken for qemu-img's sake; changes nothing
     #[arg(short = 't', long, value_name = "CACHE", value_parser = cache_mode)]
@@ -57,14 +56,6 @@ pub(super) struct Args {
     /// Taken for qemu-img's sake; changes nothing
     #[arg(short = 'T', long, value_name = "CACHE", value_parser = cache_mode)]
     backing_cache: Option<String>,
-
-    /// Taken for qemu-img's sake: encrypted content cannot be read or made yet
-    #[arg(long, value_name = "OBJDEF")]
-    object: Vec<String>,
-
-    /// Not supported: images are files, named by their path
-    #[arg(long, hide = true)]
-    image_opts: bool,
 
     #[command(flatten)]
     job: JobArgs,
@@ -76,9 +67,7 @@ pub(super) struct Args {
 
 impl Args {
     fn spec(&self) -> Result<RebaseSpec> {
-        if self.image_opts {
-            return Err(Error::usage("--image-opts is not supported").hint("name the image by its path, and its format with -f"));
-        }
+        self.named.check()?;
         Ok(RebaseSpec {
             format: self.format.as_deref().map(Format::parse).transpose()?,
             base_format: self.backing_format.as_deref().map(Format::parse).transpose()?,
@@ -86,7 +75,7 @@ impl Args {
             compress: self.compress,
             force: self.force,
             force_share: self.force_share,
-            follow: self.follow,
+            follow: self.named.follow,
             ..RebaseSpec::new(&self.image, self.backing.clone())
         })
     }
