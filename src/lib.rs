@@ -62,8 +62,8 @@
 //!        └──────────────── the runtime carries Effects out, in threads ◀──────┘
 //! ```
 //!
-//! All waiting messages are taken, then at most one frame is drawn in 16 ms; idle, nothing is drawn. Loads in the background carry a
-//! generation, and an answer that is no longer wanted is dropped.
+//! All waiting messages are taken, then at most one frame is drawn in 16 ms; the answer to a key waits for no frame but another key's.
+//! Idle, nothing is drawn. Loads in the background carry a generation, and an answer that is no longer wanted is dropped.
 //!
 //! # Jobs
 //!

@@ -80,6 +80,13 @@ pub enum Message {
     Told(Arc<str>, Level),
 }
 
+impl Message {
+    /// Somebody did it and waits for the answer.
+    pub fn is_input(&self) -> bool {
+        matches!(self, Message::Key(_) | Message::Paste(_) | Message::Mouse(..) | Message::Resize(..))
+    }
+}
+
 /// What the mouse did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mouse {

@@ -1,5 +1,6 @@
 //! The loop: waits for messages, signals and the clock, lets [`update`] work on them, carries its effects out, and draws at most once
-//! per 16 ms and only when something changed. The one asynchronous file.
+//! per 16 ms and only when something changed; the answer to a key does not wait for a frame that was drawn for anything else. The one
+//! asynchronous file.
 
 use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -112,7 +113,9 @@ async fn turn(
 ) -> io::Result<()> {
     let start = Instant::now();
     let mut signals = Signals::new()?;
-    let mut last: Option<Instant> = None;
+    // When something was drawn last, and when something that answers a key was.
+    let (mut last, mut answered): (Option<Instant>, Option<Instant>) = (None, None);
+    let mut answering = false;
     let mut sampled = 0;
     m.size = terminal.size()?;
     m.dirty = true;
@@ -120,14 +123,21 @@ async fn turn(
         m.now = now(start);
         for _ in 0..BATCH {
             let Ok(message) = inbox.try_recv() else { break };
+            answering |= message.is_input();
             take(m, message, terminal, workers)?;
         }
         if m.done {
             return Ok(());
         }
-        let due = last.map(|t| t + FRAME).filter(|t| *t > Instant::now());
+        // A key that changed nothing needs no answer.
+        answering &= m.dirty;
+        let before = if answering { answered } else { last };
+        let due = before.map(|t| t + FRAME).filter(|t| *t > Instant::now());
         if m.dirty && due.is_none() {
             last = Some(Instant::now());
+            if std::mem::take(&mut answering) {
+                answered = last;
+            }
             let hits = terminal.draw(m)?;
             let effects = drawn(m, hits);
             carry_out(m, effects, terminal, workers)?;
@@ -139,6 +149,7 @@ async fn turn(
             message = inbox.recv() => match message {
                 Some(message) => {
                     m.now = now(start);
+                    answering |= message.is_input();
                     take(m, message, terminal, workers)?;
                 }
                 None => return Ok(()),
