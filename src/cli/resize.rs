@@ -18,6 +18,7 @@ use crate::engine::units::parse_size;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cowshed resize disk.qcow2 +10G\n  \
+    cowshed resize --grow-guest disk.qcow2 40G\n  \
     cowshed resize --move-gpt --preallocation metadata disk.qcow2 40G\n  \
     cowshed resize --dry-run --shrink disk.raw 20G\n  \
     cowshed resize --shrink disk.qcow2 -1G")]
@@ -37,6 +38,10 @@ pub(super) struct Args {
     /// Move the backup of the guest's GPT to the new end of the disk
     #[arg(long)]
     move_gpt: bool,
+
+    /// Grow the guest's last partition to the new end, and the ext2, ext3, ext4 or XFS in it
+    #[arg(long)]
+    grow_guest: bool,
 
     #[command(flatten)]
     named: Named,
@@ -74,6 +79,7 @@ impl Args {
         spec.shrink = self.shrink;
         spec.follow = self.named.follow;
         spec.move_gpt = self.move_gpt;
+        spec.grow_guest = self.grow_guest;
         spec.preallocation = match self.preallocation {
             Mode::Off => Preallocation::Off,
             Mode::Metadata => Preallocation::Metadata,

@@ -24,6 +24,7 @@ mod devices;
 mod extents;
 mod extract;
 mod golden;
+mod grow;
 mod guest;
 mod guest_write;
 mod hostile;

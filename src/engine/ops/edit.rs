@@ -78,6 +78,12 @@ pub fn open(path: &Path, format: Option<Format>, gate: &Gate) -> Result<Editing>
             .path(path)
             .hint("`cowshed sanitize --undo` brings back what was there before"));
     }
+    if super::resize::interrupted(path) {
+        return Err(Error::new(ErrorKind::Unsupported, "growing its filesystem was interrupted, and is half done")
+            .op("open for writing")
+            .path(path)
+            .hint("`cowshed resize --grow-guest` on it takes that back, and begins anew"));
+    }
     open_as_it_is(path, format, gate)
 }
 

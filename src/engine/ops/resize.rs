@@ -1,8 +1,10 @@
 //! Resize: another virtual size, in place.
 
+mod advice;
 mod division;
+mod inside;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::dd::copy;
@@ -17,8 +19,8 @@ use crate::engine::format::Format;
 pub use crate::engine::format::write::Preallocation;
 use crate::engine::format::write::{Below, CreateSpec, DiskWriter, NewBacking};
 use crate::engine::guest::partition::grow::move_backup;
-use crate::engine::io::Device;
 use crate::engine::io::gate::Gate;
+use crate::engine::io::{Device, WriteDevice};
 use crate::engine::job::{Claim, JobContext};
 use crate::engine::limits::COPY_CHUNK;
 use crate::engine::model::Kind;
@@ -52,6 +54,9 @@ pub struct ResizeSpec {
     /// Move the backup GPT to the new end.
     #[serde(default)]
     pub move_gpt: bool,
+    /// Grow the last partition, and its filesystem where that can be done.
+    #[serde(default)]
+    pub grow_guest: bool,
     /// Folders whose files may be opened when the image names them, besides its own.
     pub roots: Vec<PathBuf>,
     /// Open whatever file the image names.
@@ -68,6 +73,7 @@ impl ResizeSpec {
             shrink: false,
             preallocation: Preallocation::Off,
             move_gpt: false,
+            grow_guest: false,
             roots: Vec::new(),
             follow: false,
         }
@@ -88,7 +94,12 @@ impl ResizeSpec {
         if let Some(format) = self.format {
             out.extend(["-f".into(), format.name().into()]);
         }
-        let flags = [(self.shrink, "--shrink"), (self.move_gpt, "--move-gpt"), (self.follow, "--follow")];
+        let flags = [
+            (self.shrink, "--shrink"),
+            (self.move_gpt, "--move-gpt"),
+            (self.grow_guest, "--grow-guest"),
+            (self.follow, "--follow"),
+        ];
         out.extend(flags.iter().filter(|f| f.0).map(|f| f.1.to_string()));
         let mode = match self.preallocation {
             Preallocation::Off => None,
@@ -127,11 +138,19 @@ impl ResizeSpec {
                 .path(&self.image)
                 .hint("shrink the filesystems in it first, then add --shrink"));
         }
+        if new < old && self.grow_guest {
+            return Err(Error::usage("the guest cannot grow on a disk that becomes smaller").op("resize").path(&self.image));
+        }
         if new < old && self.preallocation != Preallocation::Off {
             return Err(Error::usage("there is nothing to preallocate when it becomes smaller").op("resize").path(&self.image));
         }
         Ok(new)
     }
+}
+
+/// True when growing the guest of the image at `path` was interrupted, so that its filesystem is half done.
+pub fn interrupted(path: &Path) -> bool {
+    super::sanitize::kept(&inside::undo_path(path)).ok().flatten().is_some_and(|k| k.half_done)
 }
 
 /// The operation of a [`ResizeSpec`].
@@ -148,6 +167,19 @@ impl Resize {
     fn chain(&self) -> Result<Chain> {
         let options = OpenOptions { format: self.spec.format, gate: Some(self.spec.gate()), ..OpenOptions::default() };
         Chain::open(&self.spec.image, &options)
+    }
+
+    /// Opens the image for writing. What an interrupted growing left is taken back, when this is to be one.
+    fn open(&self, job: &JobContext) -> Result<Editing> {
+        let spec = &self.spec;
+        if !spec.grow_guest || !interrupted(&spec.image) {
+            return edit::open(&spec.image, spec.format, &spec.gate());
+        }
+        let editing = edit::open_as_it_is(&spec.image, spec.format, &spec.gate())?;
+        inside::roll_back(editing.writer.as_ref(), &spec.image)?;
+        job.log("a growing of the filesystem that was interrupted is taken back");
+        drop(editing);
+        edit::open(&spec.image, spec.format, &spec.gate())
     }
 
     /// Refuses what would take content away from images that stand on this one, or break them.
@@ -191,14 +223,22 @@ impl Resize {
         drop(editing);
         let editing = edit::open(&spec.image, spec.format, &spec.gate())?;
         editing.writer.resize(new).op("resize").path(&spec.image)?;
-        if new > old {
-            self.move_gpt(&editing, new)?;
-        }
+        let grown = if new > old || spec.grow_guest { self.divide(&editing, new, job)? } else { String::new() };
         editing.writer.finish()?;
         for path in gone {
             std::fs::remove_file(&path).op("remove an extent that is no longer used").path(&path)?;
         }
-        Ok(Outcome { summary: format!("{} has {new} bytes now", spec.image.display()), made })
+        Ok(Outcome { summary: format!("{} has {new} bytes now{grown}", spec.image.display()), made })
+    }
+
+    /// On a disk that is as long as it will be: what the person asked for of the guest's own tables. Says what grew.
+    fn divide(&self, editing: &Editing, size: u64, job: &JobContext) -> Result<String> {
+        if !self.spec.grow_guest {
+            return self.move_gpt(editing, size).map(|()| String::new());
+        }
+        let guest = || -> WriteDevice { Arc::new(editing.guest()) };
+        let grown = inside::grow(&guest, editing.writer.as_ref(), &self.spec.image, job)?;
+        Ok(grown.map(|g| format!("; {g}")).unwrap_or_default())
     }
 
     /// Moves the backup GPT of the guest to the end of `size` bytes, if that was asked for.
@@ -210,6 +250,18 @@ impl Resize {
         edits.op("move the backup GPT").path(&self.spec.image)
     }
 
+    /// Refuses what cannot be asked of an image that is written anew.
+    fn refuse_remade(&self) -> Result<()> {
+        let spec = &self.spec;
+        if !spec.move_gpt && !spec.grow_guest && spec.preallocation == Preallocation::Off {
+            return Ok(());
+        }
+        Err(Error::unsupported("it is compressed from front to end: nothing in it can be moved, grown or reserved")
+            .op("resize")
+            .path(&spec.image)
+            .hint("convert it to another sub-format"))
+    }
+
     /// Writes an image of another size beside the old one, with `options`, and puts it in its place when it is complete.
     fn rewrite(&self, chain: &Chain, options: Vec<(String, String)>, job: &JobContext) -> Result<Outcome> {
         let spec = &self.spec;
@@ -218,11 +270,7 @@ impl Resize {
         let _below = edit::hold_layers(&Disk::new(chain.layers.get(1..).unwrap_or_default().to_vec()), false)?;
         let new = spec.target(disk.size())?;
         let format = chain.layers.first().map_or(Format::Raw, |l| l.format());
-        let refuse =
-            |why: &str| Err(Error::unsupported(why).op("resize").path(&spec.image).hint("convert it to another sub-format"));
-        if spec.move_gpt || spec.preallocation != Preallocation::Off {
-            return refuse("it is compressed from front to end: nothing in it can be moved or reserved");
-        }
+        self.refuse_remade()?;
         self.dependents(chain, new)?;
         let create = format.entry().create.ok_or_else(|| Error::unsupported(format!("cowshed does not make {format} images")))?;
         let file_name = spec.image.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -334,6 +382,7 @@ impl Operation for Resize {
             plan.warnings.push("not every file that may stand on it could be looked at".into());
         }
         if chain.layers.first().is_some_and(|l| l.remade_with().is_some()) {
+            self.refuse_remade()?;
             plan.steps
                 .push("images of this kind are not changed in place: it is written anew and takes the old one's place".into());
             plan.read_bytes = old;
@@ -343,7 +392,8 @@ impl Operation for Resize {
             let free = super::stage::room(&on)?;
             plan.space = Some(Space { on, needed, free });
         }
-        division::describe(&disk, old, new, spec.move_gpt, &mut plan)?;
+        let growth = if spec.grow_guest { Some(inside::rehearse(&disk, new, &spec.image)?) } else { None };
+        division::describe(&disk, old, new, spec.move_gpt, growth.as_ref(), &mut plan)?;
         Ok(plan)
     }
 
@@ -353,11 +403,18 @@ impl Operation for Resize {
         if let Some(options) = chain.layers.first().and_then(|l| l.remade_with()) {
             return self.rewrite(&chain, options, job);
         }
-        let editing = edit::open(&spec.image, spec.format, &spec.gate())?;
+        let editing = self.open(job)?;
         let writer = &editing.writer;
         let old = writer.size();
         let new = spec.target(old)?;
         self.dependents(&chain, new)?;
+        if spec.grow_guest {
+            job.progress.set_phase("rehearsing");
+            let disk: Device = Arc::new(editing.guest());
+            inside::rehearse(&disk, new, &spec.image).path(&spec.image)?;
+            // The last moment to stop.
+            job.finishing()?;
+        }
         if writer.is_split(new) {
             return self.split(editing, old, new, job);
         }
@@ -372,9 +429,9 @@ impl Operation for Resize {
         if new > old {
             job.progress.set_phase("reserving space");
             writer.preallocate(old, spec.preallocation).op("reserve space").path(&spec.image)?;
-            self.move_gpt(&editing, new)?;
         }
+        let grown = if new > old || spec.grow_guest { self.divide(&editing, new, job)? } else { String::new() };
         writer.finish()?;
-        Ok(Outcome { summary: format!("{} has {new} bytes now", spec.image.display()), made: Vec::new() })
+        Ok(Outcome { summary: format!("{} has {new} bytes now{grown}", spec.image.display()), made: Vec::new() })
     }
 }

@@ -8,7 +8,7 @@ use fs_ext4::fs::Filesystem;
 use fs_ext4::inode::Inode;
 
 use super::device::Reader;
-use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat, guarded};
+use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat, ext_grow, guarded};
 use crate::engine::error::{Error, Result};
 use crate::engine::guest::recognise::FsInfo;
 use crate::engine::io::Device;
@@ -195,7 +195,7 @@ fn free_blocks(fs: &Filesystem, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
         return Err(Error::corrupt("the superblock has no groups"));
     }
     let total = sb.blocks_count;
-    let metadata = metadata(fs, per_group, first);
+    let metadata = metadata(fs);
     let mut run: Option<(u64, u64)> = None;
     for (n, group) in fs.groups.iter().enumerate() {
         let start = first + n as u64 * per_group;
@@ -226,23 +226,13 @@ fn free_blocks(fs: &Filesystem, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
 
 /// Where the groups' bitmaps, inode tables, superblock copies and descriptors lie: block ranges, start to end, those that touch
 /// joined.
-fn metadata(fs: &Filesystem, per_group: u64, first: u64) -> BTreeMap<u64, u64> {
+fn metadata(fs: &Filesystem) -> BTreeMap<u64, u64> {
     let sb = &fs.sb;
     let block = u64::from(sb.block_size()).max(1);
     let table = (u64::from(sb.inodes_per_group) * u64::from(sb.inode_size)).div_ceil(block);
-    let descriptor = if sb.feature_incompat & 0x80 != 0 { u64::from(sb.desc_size).max(32) } else { 32 };
-    let descriptors = (fs.groups.len() as u64 * descriptor).div_ceil(block);
-    let mut all: Vec<(u64, u64)> = Vec::new();
-    for (n, g) in fs.groups.iter().enumerate() {
+    let mut all = ext_grow::fixed(&sb.raw, fs.groups.len() as u64);
+    for g in &fs.groups {
         all.extend([(g.block_bitmap, 1), (g.inode_bitmap, 1), (g.inode_table, table)]);
-        let start = first + n as u64 * per_group;
-        if sb.group_has_super(n as u64) {
-            // With meta_bg there are fewer descriptors than this; a block too many is left alone then.
-            all.push((start, 1 + descriptors + u64::from(sb.reserved_gdt_blocks)));
-        }
-        if sb.feature_incompat & 0x10 != 0 {
-            all.push((start, 2));
-        }
     }
     all.sort_unstable();
     let mut out: BTreeMap<u64, u64> = BTreeMap::new();

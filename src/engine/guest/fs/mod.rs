@@ -7,20 +7,24 @@
 mod btrfs;
 mod device;
 mod ext;
+mod ext_grow;
 mod ext_scrub;
 mod ext_write;
 mod fat;
+mod grow;
 mod iso;
 mod refuse;
 mod scrub;
 mod write;
 mod xfs;
+mod xfs_grow;
 mod xfs_scrub;
 mod xfs_write;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ext::Ext;
+pub use grow::{Grown, can_grow, grow};
 pub use refuse::refusal;
 pub use scrub::{Scrubbed, Traces, scrub};
 pub use write::{GuestWrite, Owner, open_rw};

@@ -135,7 +135,7 @@ fn write_inode(xfs: &Xfs, dev: &dyn WriteAt, node: Node, mut raw: Vec<u8>) -> Re
 }
 
 /// Sets the checksum at `at`: CRC32C of all with the field itself as zeros, stored little-endian.
-fn stamp_crc(bytes: &mut [u8], at: usize) {
+pub(super) fn stamp_crc(bytes: &mut [u8], at: usize) {
     if let Some(field) = bytes.get_mut(at..at + 4) {
         field.fill(0);
     }

@@ -3,17 +3,27 @@
 
 use std::cmp::Ordering;
 
+use super::advice;
+use super::inside::Growth;
 use crate::engine::error::{ErrorKind, Result};
+use crate::engine::guest::fs::can_grow;
 use crate::engine::guest::partition::{TableKind, grow::move_backup};
 use crate::engine::guest::volumes::{Layout, Volume, volumes};
 use crate::engine::io::Device;
-use crate::engine::ops::plan::Plan;
+use crate::engine::ops::plan::{Plan, Undo};
 use crate::engine::units::binary;
 
-/// Adds to `plan` what changes for the guest of `disk` when its `old` bytes become `new`.
+/// Adds to `plan` what changes for the guest of `disk` when its `old` bytes become `new`, and `growth` with it.
 ///
 /// Errors: the backup GPT is to be moved, and cannot be.
-pub(super) fn describe(disk: &Device, old: u64, new: u64, move_gpt: bool, plan: &mut Plan) -> Result<()> {
+pub(super) fn describe(
+    disk: &Device,
+    old: u64,
+    new: u64,
+    move_gpt: bool,
+    growth: Option<&Growth>,
+    plan: &mut Plan,
+) -> Result<()> {
     let layout = match volumes(disk) {
         Ok(layout) => layout,
         Err(e) if e.kind() == ErrorKind::Cancelled => return Ok(()),
@@ -23,22 +33,70 @@ pub(super) fn describe(disk: &Device, old: u64, new: u64, move_gpt: bool, plan: 
         }
     };
     for volume in &layout.volumes {
-        plan.steps.push(line(volume, old, new));
+        let fate = growth.filter(|g| g.volume == volume.name).map(|g| g.fate.clone());
+        plan.steps.push(line(volume, fate.unwrap_or_else(|| fate_of(volume, old, new))));
     }
     cuts(&layout, new, plan);
     for pv in layout.groups.iter().filter(|g| g.volumes.iter().any(|v| v.problem.is_some())) {
         plan.warnings.push(format!("volume group {} is not wholly on this disk", pv.name));
     }
-    gpt(disk, &layout, old.cmp(&new), new, move_gpt, plan)
+    match growth {
+        Some(g) => {
+            grows(g, plan);
+            Ok(())
+        }
+        None => {
+            afterwards(disk, &layout, old.cmp(&new), plan);
+            gpt(disk, &layout, old.cmp(&new), new, move_gpt, plan)
+        }
+    }
+}
+
+/// What is done so that the guest grows.
+fn grows(growth: &Growth, plan: &mut Plan) {
+    plan.steps.extend(growth.steps.iter().cloned());
+    plan.warnings.extend(growth.warnings.iter().cloned());
+    if growth.saved > 0 {
+        plan.steps.push(format!(
+            "the filesystem changes as a whole or not at all: until it has, a file beside the image keeps {} of old bytes",
+            binary(growth.saved)
+        ));
+    }
+    if let Some(why) = &growth.one_way {
+        plan.undo = Undo::Impossible(why.clone());
+    }
+}
+
+/// Who makes use of the new space when cowshed is not asked to.
+fn afterwards(disk: &Device, layout: &Layout, change: Ordering, plan: &mut Plan) {
+    if change != Ordering::Less {
+        return;
+    }
+    let last = layout.table.as_ref().and_then(|t| t.last()).map(|p| p.number);
+    let volume = layout.volumes.iter().find(|v| v.partition == last && !v.logical_volume);
+    let with = volume.and_then(|v| v.info.as_ref()).filter(|i| can_grow(i.kind)).map(|i| format!(" and its {}", i.kind.name()));
+    let who = advice::grower(disk, last);
+    let what = match (&layout.table, last) {
+        (Some(_), Some(n)) => format!("the partitions stay as they are; partition {n} can grow afterwards, in the guest"),
+        _ if with.is_some() => "the filesystem stays as it is".to_string(),
+        _ => return,
+    };
+    let also = with.map(|w| format!("; --grow-guest grows it{} now", if last.is_some() { w } else { String::new() }));
+    plan.steps.push(format!("{what}: {who}{}", also.unwrap_or_default()));
 }
 
 /// One volume: what it is and what becomes of it.
-fn line(volume: &Volume, old: u64, new: u64) -> String {
+fn line(volume: &Volume, fate: String) -> String {
     let what = volume.info.as_ref().map_or_else(|| "content not recognised".to_string(), |i| i.kind.name().to_string());
     let label = volume.info.as_ref().and_then(|i| i.label.clone()).filter(|l| !l.is_empty());
     let label = label.map(|l| format!(" \"{l}\"")).unwrap_or_default();
+    format!("{} ({}, {what}{label}): {fate}", volume.name, binary(volume.len))
+}
+
+/// What becomes of a volume that nobody grows.
+fn fate_of(volume: &Volume, old: u64, new: u64) -> String {
     let end = volume.start.map(|s| s.saturating_add(volume.len));
-    let fate = match (volume.start, end) {
+    match (volume.start, end) {
         _ if new == old => "stays as it is".to_string(),
         (None, _) => "lies in several pieces; its place is not followed here".to_string(),
         (Some(start), _) if start >= new => "is lost as a whole".to_string(),
@@ -48,8 +106,7 @@ fn line(volume: &Volume, old: u64, new: u64) -> String {
         }
         _ if volume.partition.is_none() => "stays as large as it is; it can grow to the new end, in the guest".to_string(),
         _ => "stays as it is".to_string(),
-    };
-    format!("{} ({}, {what}{label}): {fate}", volume.name, binary(volume.len))
+    }
 }
 
 /// What would be lost, so that it is shown as a loss.
@@ -74,11 +131,6 @@ fn cuts(layout: &Layout, new: u64, plan: &mut Plan) {
 
 fn gpt(disk: &Device, layout: &Layout, change: Ordering, new: u64, move_gpt: bool, plan: &mut Plan) -> Result<()> {
     let Some(table) = &layout.table else { return Ok(()) };
-    if change == Ordering::Less
-        && let Some(p) = table.last()
-    {
-        plan.steps.push(format!("the partitions stay as they are; partition {} can grow afterwards, in the guest", p.number));
-    }
     if table.kind == TableKind::Mbr {
         return Ok(());
     }

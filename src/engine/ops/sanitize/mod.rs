@@ -8,6 +8,7 @@
 //!
 //! With a target the draft is copied into a new image, and the source stays as it is.
 
+pub(super) mod atomic;
 mod commit;
 mod copy;
 mod edit;

@@ -190,7 +190,7 @@ impl Undo {
     }
 
     /// The old bytes, with where they belong.
-    fn pieces(&self, mut act: impl FnMut(u64, Vec<u8>) -> Result<()>) -> Result<()> {
+    pub(super) fn pieces(&self, mut act: impl FnMut(u64, Vec<u8>) -> Result<()>) -> Result<()> {
         let mut at = self.body;
         each_piece(&self.header.ranges, |offset, len| {
             act(offset, read_vec(self.dev.as_ref(), at, len, PIECE)?)?;

@@ -1,0 +1,285 @@
+//! The guest grows with its disk: the partition that reaches furthest, and the filesystem in it.
+//!
+//! ```text
+//!  1  the disk is longer                         the guest is what it was
+//!  2  the partition table, step by step          as `guest::partition::grow` tells: the old table or the new one, at any moment
+//!  3  undo file; the filesystem; no undo file    a cut leaves the undo file, and with it a partition larger than its filesystem
+//! ```
+//!
+//! All of it is rehearsed in memory first, so that what would be refused is refused before the disk is longer.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::engine::error::{Context, Error, Result};
+use crate::engine::format::write::DiskWriter;
+use crate::engine::guest::fs::{self, can_grow};
+use crate::engine::guest::partition::grow::{Edits, grow_last, move_backup};
+use crate::engine::guest::partition::{Partition, read};
+use crate::engine::guest::recognise::FsKind;
+use crate::engine::guest::volumes::{Layout, Volume, volumes};
+use crate::engine::io::draft::Draft;
+use crate::engine::io::{Device, ReadAt, WriteDevice};
+use crate::engine::job::JobContext;
+use crate::engine::ops::rehearse::over;
+use crate::engine::ops::sanitize::atomic::{self, Change};
+use crate::engine::units::binary;
+
+use super::advice;
+
+/// What is going to grow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Growth {
+    /// Name of the volume that grows.
+    pub(super) volume: String,
+    /// What becomes of it, in a line.
+    pub(super) fate: String,
+    /// What is done to the partition table.
+    pub(super) steps: Vec<String>,
+    /// What a person should know.
+    pub(super) warnings: Vec<String>,
+    /// Bytes of the undo file while the filesystem is written, about.
+    pub(super) saved: u64,
+    /// Why it cannot be taken back.
+    pub(super) one_way: Option<String>,
+}
+
+/// Plays it through for a disk that is to have `size` bytes. Nothing is written. `image` is where an interrupted growing would be found.
+///
+/// Errors: what running it would refuse.
+pub(super) fn rehearse(disk: &Device, size: u64, image: &Path) -> Result<Growth> {
+    let draft = over(disk.clone());
+    let again = atomic::rehearse(&undo_path(image), draft.as_ref())?;
+    draft.set_len(size)?;
+    let was = volumes(disk)?;
+    refuse_larger(last(&was)?, disk)?;
+    let edits = table(draft.as_ref(), size)?;
+    edits.apply(draft.as_ref())?;
+    let now: Device = draft.clone();
+    let layout = volumes(&now)?;
+    let volume = last(&layout)?;
+    let old_len = was.volumes.iter().find(|v| v.name == volume.name).map_or(volume.len, |v| v.len);
+    let mut out = Growth {
+        volume: volume.name.clone(),
+        fate: String::new(),
+        steps: edits.steps.into_iter().map(|s| s.what).collect(),
+        warnings: Vec::new(),
+        saved: 0,
+        one_way: None,
+    };
+    if again {
+        out.steps.insert(0, "a growing that was interrupted is taken back first".into());
+    }
+    let place =
+        if volume.len > old_len { format!("grows to {}", binary(volume.len)) } else { "has all the room there is".into() };
+    let kind = volume.info.as_ref().map(|i| i.kind);
+    let Some(kind) = kind.filter(|k| can_grow(*k)) else {
+        out.fate = format!("{place}; what is in it stays as large as it is");
+        out.warnings.push(stays(volume, &layout, kind));
+        return Ok(out);
+    };
+    let writable = Arc::new(Draft::new(now));
+    let grown = fs::grow(&volume.writable(writable.clone())).map_err(|e| refused(volume, disk, e))?;
+    match grown {
+        Some(g) => {
+            out.fate = format!("{place}, and its {} from {} to {}", kind.name(), binary(g.from), binary(g.to));
+            out.saved = saved(&writable, volume, g.from).iter().map(|(_, n)| n).sum();
+            out.one_way = Some(match kind {
+                FsKind::Xfs => "XFS does not become smaller again".into(),
+                _ => format!("{} is made smaller by resize2fs, in the guest, before its partition and the disk", kind.name()),
+            });
+        }
+        None => out.fate = format!("{place}, and its {} fills it already", kind.name()),
+    }
+    Ok(out)
+}
+
+/// Grows the guest of an image whose disk has its new size: `guest` gives that disk as it is at the moment, `writer` writes it.
+/// Says what was done to a filesystem.
+pub(super) fn grow(
+    guest: &dyn Fn() -> WriteDevice,
+    writer: &dyn DiskWriter,
+    image: &Path,
+    job: &JobContext,
+) -> Result<Option<String>> {
+    job.progress.set_phase("growing the partition");
+    let disk = guest();
+    table(disk.as_ref(), disk.len())?.apply(disk.as_ref()).op("change the partition table").path(image)?;
+    let disk: Device = guest();
+    let layout = volumes(&disk)?;
+    let volume = last(&layout)?;
+    let Some(kind) = volume.info.as_ref().map(|i| i.kind).filter(|k| can_grow(*k)) else { return Ok(None) };
+    job.progress.set_phase("growing the filesystem");
+    let draft = Arc::new(Draft::new(disk));
+    let on: WriteDevice = volume.writable(draft.clone());
+    let Some(grown) = fs::grow(&on).path(image)? else { return Ok(None) };
+    let ranges = saved(&draft, volume, grown.from);
+    let change = Change { image, format: writer.reader().format(), undo: undo_path(image), draft: &draft, ranges };
+    change.commit(writer, job)?;
+    Ok(Some(format!("{} in {} spans {} now", kind.name(), volume.name, binary(grown.to))))
+}
+
+/// Takes back what was written of a filesystem when its growing was interrupted.
+pub(super) fn roll_back(writer: &dyn DiskWriter, image: &Path) -> Result<()> {
+    atomic::roll_back(&undo_path(image), writer).map(drop)
+}
+
+/// Errors: what is in the volume says that it reaches past its end. A longer partition would only hide that.
+fn refuse_larger(volume: &Volume, disk: &Device) -> Result<()> {
+    match volume.info.as_ref().and_then(|i| i.size) {
+        Some(size) if size > volume.len && volume.partition.is_some() => {
+            let why = format!("the filesystem spans {size} bytes, and the volume that holds it has {}", volume.len);
+            Err(refused(volume, disk, Error::corrupt(why)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where the undo file of the image at `path` is while its guest grows.
+pub(super) fn undo_path(path: &Path) -> std::path::PathBuf {
+    atomic::beside(path, "resize")
+}
+
+/// What makes the last partition fill `disk`, which has `size` bytes.
+fn table(disk: &dyn ReadAt, size: u64) -> Result<Edits> {
+    if let Some(t) = read(disk)?
+        && let Some(last) = t.last()
+    {
+        let meets = |p: &&Partition| !p.extended && p.number != last.number && p.end() > last.start;
+        if let Some(p) = t.partitions.iter().find(meets) {
+            return Err(Error::corrupt(format!("partitions {} and {} overlap", p.number, last.number))
+                .hint("mend the partition table first, on a copy"));
+        }
+        if last.end() > size {
+            return Err(Error::corrupt(format!("partition {} ends beyond the disk", last.number)));
+        }
+    }
+    match grow_last(disk, size)? {
+        Some(grown) => Ok(grown.edits),
+        None => Ok(move_backup(disk, size)?.unwrap_or_default()),
+    }
+}
+
+/// The volume that reaches furthest: the last partition, or the whole disk.
+fn last(layout: &Layout) -> Result<&Volume> {
+    let number = layout.table.as_ref().and_then(|t| t.last()).map(|p| p.number);
+    layout
+        .volumes
+        .iter()
+        .find(|v| v.partition == number && !v.logical_volume)
+        .ok_or_else(|| Error::usage("there is nothing on the disk that could grow"))
+}
+
+/// Places of the disk, of what changed, that the filesystem spanned before.
+fn saved(draft: &Draft, volume: &Volume, from: u64) -> Vec<(u64, u64)> {
+    let mut out = Vec::new();
+    let changes = draft.changes();
+    volume.on_disk(0, from, |place, len| {
+        for (at, n, _) in &changes {
+            let (start, end) = ((*at).max(place), (at + n).min(place + len));
+            if start < end {
+                out.push((start, end - start));
+            }
+        }
+    });
+    out
+}
+
+/// Why what is in the volume does not grow, and how it does.
+fn stays(volume: &Volume, layout: &Layout, kind: Option<FsKind>) -> String {
+    let device = volume.partition.map_or_else(|| "/dev/vda".into(), |n| format!("/dev/vda{n}"));
+    match kind {
+        Some(FsKind::Lvm2) => {
+            let mut own = layout.volumes.iter().filter(|v| v.logical_volume && v.partition == volume.partition);
+            let lv = own.next_back().map_or_else(|| "GROUP/VOLUME".to_string(), |v| v.name.clone());
+            format!("logical volumes are not grown here: in the guest, pvresize {device}, then lvextend -r -l +100%FREE {lv}")
+        }
+        Some(FsKind::Btrfs) => "btrfs is not grown here: in the guest, btrfs filesystem resize max / (cloud-init does it)".into(),
+        Some(kind) => format!("{} is not grown here: that is for the guest's own tools", kind.name()),
+        None => "what is in it is not recognised, and stays as it is".into(),
+    }
+}
+
+/// `error`, with who else grows it.
+fn refused(volume: &Volume, disk: &Device, error: Error) -> Error {
+    let advice = advice::grower(disk, volume.partition);
+    let first = error.advice().map(|h| format!("{h}; ")).unwrap_or_default();
+    Error::new(error.kind(), error.why())
+        .op(format!("grow {}", volume.name))
+        .hint(format!("{first}without --grow-guest only the disk becomes larger: {advice}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::format::write::WriteSource;
+    use crate::engine::format::{Format, Source};
+    use crate::engine::io::fault::{Failure, Faulty};
+    use crate::engine::io::gate::Gate;
+    use std::process::Command;
+
+    fn writer(dev: WriteDevice, path: &Path) -> Arc<dyn DiskWriter> {
+        let source = Source { dev: dev.clone(), path: path.to_path_buf(), gate: Gate::closed() };
+        (Format::Raw.entry().open_write.unwrap())(WriteSource::alone(dev, source)).unwrap()
+    }
+
+    /// What the filesystem's own checker says of what begins at 1 MiB in `bytes`, if anything.
+    fn complaint(dir: &Path, bytes: &[u8], len: u64) -> Option<String> {
+        let path = dir.join("fs");
+        std::fs::write(&path, &bytes[1 << 20..(1 << 20) + len as usize]).unwrap();
+        let out = Command::new("e2fsck").arg("-fn").arg(&path).output().unwrap();
+        let text = [out.stdout, out.stderr].map(|b| String::from_utf8_lossy(&b).into_owned()).concat();
+        let expected = |l: &&str| l.starts_with("Pass ") || l.starts_with("e2fsck ") || l.contains(" files (") || l.is_empty();
+        let said: Vec<&str> = text.lines().filter(|l| !expected(l)).collect();
+        (!out.status.success() || !said.is_empty()).then(|| said.join("\n"))
+    }
+
+    #[test]
+    fn wherever_the_power_is_cut_the_guest_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("disk.raw");
+        let fs = dir.path().join("fs");
+        let made = Command::new("mke2fs").args(["-q", "-t", "ext4", "-b", "1024", "-g", "2048"]).arg(&fs).arg("5M").status();
+        assert!(made.unwrap().success());
+        // An MBR with one partition at 1 MiB.
+        let mut disk = vec![0u8; 24 << 20];
+        disk[446 + 4] = 0x83;
+        disk[446 + 8..446 + 12].copy_from_slice(&2048u32.to_le_bytes());
+        disk[446 + 12..446 + 16].copy_from_slice(&(10u32 << 10).to_le_bytes());
+        disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+        disk[1 << 20..6 << 20].copy_from_slice(&std::fs::read(&fs).unwrap());
+        let (mut cut, mut rolled_back) = (0, 0);
+        loop {
+            let dev = Faulty::new(disk.clone());
+            dev.fail(Some(Failure { at: cut, once: false, errno: libc::EIO, reads: false }));
+            let guest = || -> WriteDevice { dev.clone() };
+            let done = grow(&guest, writer(dev.clone(), &image).as_ref(), &image, &JobContext::detached());
+            dev.fail(None);
+            let interrupted = crate::engine::ops::resize::interrupted(&image);
+            if interrupted {
+                roll_back(writer(dev.clone(), &image).as_ref(), &image).unwrap();
+                rolled_back += 1;
+            }
+            assert!(!undo_path(&image).exists());
+            let bytes = dev.to_vec();
+            let table = read(dev.as_ref()).unwrap().expect("the table is there");
+            let len = table.partitions[0].len;
+            assert!(len == 5 << 20 || len == 23 << 20, "cut {cut}: {len}");
+            assert_eq!(complaint(dir.path(), &bytes, len), None, "cut {cut}");
+            let spans = volumes(&(dev.clone() as Device)).unwrap().volumes[0].info.as_ref().unwrap().size;
+            match done {
+                Ok(said) => {
+                    assert!(said.is_some() && !interrupted && spans == Some(23 << 20), "{said:?} {spans:?}");
+                    break;
+                }
+                Err(_) => assert_eq!(spans, Some(5 << 20), "cut {cut}"),
+            }
+            // What was cut off is done by doing it again.
+            let again = grow(&guest, writer(dev.clone(), &image).as_ref(), &image, &JobContext::detached());
+            assert!(again.unwrap().is_some());
+            assert_eq!(complaint(dir.path(), &dev.to_vec(), 23 << 20), None, "again after cut {cut}");
+            cut += 1;
+        }
+        assert!(cut > 10 && rolled_back > 5, "{cut} {rolled_back}");
+    }
+}
