@@ -4,7 +4,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::common::{content, cowshed_in, create, dir, noise, qemu_content, qemu_io, run, s, text};
+use cowshed::engine::chain::{Chain, OpenOptions};
 use cowshed::engine::format::Format;
+use cowshed::engine::format::check::Severity;
 
 fn ok(cwd: &Path, args: &[&str]) -> String {
     let out = cowshed_in(cwd, args);
@@ -208,4 +210,95 @@ fn layers_are_taken_out_and_put_in() {
         ok(cwd, &["chain", "remove", "--forever", s(&at("new"))]);
         assert!(content(&at("top")) == want, "{format} with it taken out again");
     }
+}
+
+/// The system calls by which the program changes files, and the ways in which one of them ends: an error once, errors from then on,
+/// and the end of the process.
+const CHANGES: [&str; 7] =
+    ["pwrite64", "fdatasync", "fsync", "ftruncate", "fallocate", "unlink", "rename,renameat,renameat2,linkat"];
+const ENDS: [&str; 3] = ["error=EIO:when=", "error=ENOSPC:when=+", "signal=KILL:when="];
+
+/// Runs the program with each call that changes a file ending in each way, in a folder made by `make`, and shows the folder to `look`.
+fn every_end(make: impl Fn(&Path), args: &[&str], look: impl Fn(&Path, &str)) {
+    let strace = |cwd: &Path, options: &[&str]| {
+        let out = std::process::Command::new("strace")
+            .args(["-f", "-qq", "-o", "trace.log"])
+            .args(options)
+            .arg(env!("CARGO_BIN_EXE_cowshed"))
+            .args(args)
+            .current_dir(cwd)
+            .output()
+            .expect("strace cannot be run: tests/run installs it");
+        (out, std::fs::read_to_string(cwd.join("trace.log")).unwrap())
+    };
+    let mut ends = 0;
+    for calls in CHANGES {
+        let folder = dir();
+        make(folder.path());
+        let (out, log) = strace(folder.path(), &["-e", &format!("trace={calls}")]);
+        assert!(out.status.success(), "{args:?}: {out:?}");
+        look(folder.path(), "undisturbed");
+        // Counted by thread, as strace does.
+        let mut most = std::collections::BTreeMap::<&str, u64>::new();
+        log.lines().filter(|l| l.contains('(')).for_each(|l| *most.entry(l.split(' ').next().unwrap()).or_default() += 1);
+        for at in 1..=most.values().copied().max().unwrap_or(0) {
+            for end in ENDS {
+                let end = match end.strip_suffix('+') {
+                    Some(for_ever) => format!("{calls}:{for_ever}{at}+"),
+                    None => format!("{calls}:{end}{at}"),
+                };
+                let folder = dir();
+                make(folder.path());
+                let (out, _) = strace(folder.path(), &["-e", &format!("inject={end}")]);
+                ends += 1;
+                look(folder.path(), &format!("{args:?} {end}: {out:?}"));
+            }
+        }
+    }
+    assert!(ends > 30, "{args:?}: only {ends} ends were tried");
+}
+
+#[test]
+fn a_layer_goes_in_or_out_whole_whatever_fails() {
+    let names = ["one.qcow2", "two.qcow2"];
+    let model = dir();
+    let cwd = model.path();
+    std::fs::write(cwd.join("base.raw"), text(1, 256 << 10)).unwrap();
+    let overlay = |base: &str, format: &str, name: &str, writes: &[&str]| {
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", base, "-F", format, s(&cwd.join(name)), "256k"]);
+        qemu_io("qcow2", &cwd.join(name), writes);
+    };
+    overlay("base.raw", "raw", "mid.qcow2", &["write -P 5 60k 70k"]);
+    overlay("mid.qcow2", "qcow2", names[0], &["write -P 6 100k 10k"]);
+    overlay("mid.qcow2", "qcow2", names[1], &["write -P 7 0 10k"]);
+    let want = names.map(|n| content(&cwd.join(n)));
+    let make = |to: &Path| {
+        for name in ["base.raw", "mid.qcow2", names[0], names[1]] {
+            std::fs::copy(cwd.join(name), to.join(name)).unwrap();
+        }
+    };
+    let same = |at: &Path, what: &str| {
+        for (name, want) in names.iter().zip(&want) {
+            assert!(content(&at.join(name)) == *want, "{name} shows something else, {what}");
+            // Leaks at worst.
+            let (_, report) = cowshed::engine::ops::check::check(&at.join(name), None, None).unwrap();
+            assert_eq!(report.count(Severity::Corruption), 0, "{name}: {:?}, {what}", report.findings);
+        }
+    };
+    let base = |at: &Path, name: &str| {
+        let chain = Chain::open(&at.join(name), &OpenOptions::default()).unwrap();
+        chain.layers[0].backing().unwrap().names[0].clone()
+    };
+    every_end(make, &["chain", "remove", "--forever", "mid.qcow2"], |at, what| {
+        same(at, what);
+        if !at.join("mid.qcow2").exists() {
+            let left = names.map(|n| base(at, n));
+            assert!(left.iter().all(|base| base == "base.raw"), "{left:?}, {what}");
+        }
+    });
+    every_end(make, &["chain", "insert", "new.qcow2", "one.qcow2"], |at, what| {
+        same(at, what);
+        let base = base(at, "one.qcow2");
+        assert!(base == "mid.qcow2" || base == "new.qcow2" && at.join(&base).exists(), "{base}, {what}");
+    });
 }

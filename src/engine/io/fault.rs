@@ -135,7 +135,7 @@ fn apply(dev: &Memory, op: &Op) -> Result<()> {
 /// Every state a power cut may leave of `before` while `record` was being written.
 ///
 /// Writes between two flushes may reach the disk in any combination; tried are: each prefix, each prefix whose last write is torn
-/// at a sector boundary, and each group of unflushed writes with one of them missing. `visit` gets a name for the state and the
+/// at a sector boundary (either part alone), and each group of unflushed writes with one of them missing. `visit` gets a name for the state and the
 /// bytes, and panics (in a test) when it is not acceptable.
 pub fn power_cuts(before: &[u8], record: &[Op], mut visit: impl FnMut(&str, Vec<u8>)) {
     let state = |ops: &mut dyn Iterator<Item = &Op>| {
@@ -152,9 +152,15 @@ pub fn power_cuts(before: &[u8], record: &[Op], mut visit: impl FnMut(&str, Vec<
         if let Op::Write(offset, bytes) = last
             && bytes.len() > 512
         {
-            let half = bytes.get(..(bytes.len() / 2).next_multiple_of(512)).unwrap_or_default().to_vec();
-            let torn = Op::Write(*offset, half);
-            visit(&format!("operation {n} torn"), state(&mut record.iter().take(n - 1).chain([&torn])));
+            // Sectors land in any order: the front alone, or the rest alone.
+            let half = (bytes.len() / 2).next_multiple_of(512);
+            let (front, rest) = bytes.split_at(half.min(bytes.len()));
+            for (what, torn) in [
+                ("torn", Op::Write(*offset, front.to_vec())),
+                ("torn, its front lost", Op::Write(*offset + front.len() as u64, rest.to_vec())),
+            ] {
+                visit(&format!("operation {n} {what}"), state(&mut record.iter().take(n - 1).chain([&torn])));
+            }
         }
         // Writes since the last flush, one of them lost.
         let group = record.iter().take(n).rposition(|o| *o == Op::Flush).map_or(0, |p| p + 1);

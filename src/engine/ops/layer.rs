@@ -151,6 +151,13 @@ impl Layer {
         Layer { spec }
     }
 
+    /// Whether the image still names what it named when `chain` was opened. False where that cannot be told.
+    fn stands_as_before(&self, chain: &Chain) -> bool {
+        let now = self.spec.open().ok();
+        let base = |chain: &Chain| chain.nodes.get(1).map(|n| n.path.clone());
+        now.is_some_and(|now| base(&now).is_some() && base(&now) == base(chain))
+    }
+
     fn delete(&self, trash: Option<&PathBuf>) -> Delete {
         Delete::new(DeleteSpec {
             images: vec![self.spec.image.clone()],
@@ -222,9 +229,16 @@ impl Operation for Layer {
                 above.base = Some(relative(&spec.image, new, absolute)?);
                 let named = Rebase::new(above).perform(&Plan::default(), &JobContext::detached());
                 if let Err(e) = named {
-                    // Nobody names it, and it holds nothing.
-                    let _ = std::fs::remove_file(new);
-                    return Err(e);
+                    // Where nobody names it, it goes: it holds nothing. After a flush that failed the image may name it already.
+                    if self.stands_as_before(&chain) {
+                        let _ = std::fs::remove_file(new);
+                        return Err(e);
+                    }
+                    let why = format!("{}; the image may stand on {} already, which stays", e.why(), new.display());
+                    return Err(Error::new(e.kind(), why)
+                        .op("chain insert")
+                        .path(&spec.image)
+                        .hint("it holds nothing; chain remove takes it out again"));
                 }
                 Ok(Outcome { summary: format!("{} stands on {}", spec.image.display(), new.display()), made: vec![new.clone()] })
             }

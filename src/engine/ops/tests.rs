@@ -169,9 +169,9 @@ fn a_commit_that_fails_changes_nothing_that_is_seen() {
         let (below, over, seen) = chain(top, base, &options, 150 << 10);
         let mut at = 0;
         loop {
-            let (mut reached, which) = (false, [true, false]);
-            for (in_base, errno) in which.into_iter().zip([libc::EIO, libc::ENOSPC]) {
-                for once in [true, false] {
+            let mut reached = false;
+            for in_base in [true, false] {
+                for (once, errno) in FAILURES {
                     let (b, o) = (Faulty::new(below.clone()), Faulty::new(over.clone()));
                     let faulty = if in_base { &b } else { &o };
                     faulty.fail(Some(Failure { at, once, errno, reads: false }));
@@ -193,48 +193,152 @@ fn a_commit_that_fails_changes_nothing_that_is_seen() {
     }
 }
 
+/// How a device may fail: once or for ever, broken or full.
+const FAILURES: [(bool, i32); 4] = [(true, libc::EIO), (false, libc::EIO), (true, libc::ENOSPC), (false, libc::ENOSPC)];
+
+/// Runs `change` on a copy of `before` with each of its writes and flushes failing in each way, and shows what is left to `look`.
+fn every_failure(before: &[u8], change: impl Fn(WriteDevice) -> Result<()>, look: impl Fn(&str, Vec<u8>)) {
+    let well = Faulty::new(before.to_vec());
+    change(well.clone()).unwrap();
+    for at in 0..well.operations() {
+        for (once, errno) in FAILURES {
+            let dev = Faulty::new(before.to_vec());
+            dev.fail(Some(Failure { at, once, errno, reads: false }));
+            let done = change(dev.clone());
+            let what = format!("operation {at}, once {once}, errno {errno}: {done:?}");
+            // A hole that cannot be punched takes nothing away; every other failure is told, as what it is.
+            if let Err(e) = &done {
+                use crate::engine::error::ErrorKind::{Io, NoSpace};
+                assert_eq!(e.kind(), if errno == libc::ENOSPC { NoSpace } else { Io }, "{what}");
+            }
+            look(&what, dev.to_vec());
+        }
+    }
+}
+
+/// An overlay that is to stand on another image, or on nothing.
+struct Move {
+    what: String,
+    top: Format,
+    over: Vec<u8>,
+    old: Arc<dyn Image>,
+    new: Option<Arc<dyn Image>>,
+    base: Format,
+    seen: Vec<u8>,
+}
+
+impl Move {
+    /// Every pair of formats, onto an image of other content and onto nothing.
+    fn all() -> Vec<Move> {
+        Move::of(pairs())
+    }
+
+    /// Every overlay format with its options once: what fails is the overlay, whatever it stands on.
+    fn each_top() -> Vec<Move> {
+        let mut seen = std::collections::HashSet::new();
+        Move::of(pairs().into_iter().filter(|(top, _, options)| seen.insert((*top, options.clone()))).collect())
+    }
+
+    fn of(pairs: Vec<(Format, Format, Options)>) -> Vec<Move> {
+        let mut out = Vec::new();
+        for (top, base, options) in pairs {
+            for (new_marks, flat) in [(&[(4096u64, 50_000u64, 5u8), (204_800, 8192, 3)][..], false), (&[], true)] {
+                let (below, over, seen) = chain(top, base, &options, 300 << 10);
+                let old = image(base, &below).unwrap();
+                let other = make(base, small(base), SIZE, None, new_marks);
+                let new = (!flat).then(|| image(base, &other).unwrap());
+                out.push(Move { what: format!("{top} {options:?} on {base}, flat {flat}"), top, over, old, new, base, seen });
+            }
+        }
+        out
+    }
+
+    fn to(&self) -> Option<NewBacking> {
+        self.new.as_ref().map(|new| backing(self.base, "elsewhere/other", new))
+    }
+
+    /// As the operation does it.
+    fn rebase(&self, dev: WriteDevice) -> Result<()> {
+        let disk = |image: &Arc<dyn Image>| Disk::new(vec![image.clone()]);
+        let merge = |top| rebase::Merge::new(top, Some(disk(&self.old)), self.new.as_ref().map(disk), false);
+        let below = merge(open(self.top, dev.clone())?).below().map(|b| b.0);
+        let w = writer(self.top, dev, below)?;
+        w.keep_identity();
+        merge(w.reader()).run(w.as_ref(), Path::new("image"), &JobContext::detached())?;
+        w.keep_identity();
+        w.set_backing(self.to().as_ref())
+    }
+
+    /// As `relink` does it: the reference alone.
+    fn relink(&self, dev: WriteDevice) -> Result<()> {
+        let w = writer(self.top, dev, None)?;
+        w.keep_identity();
+        w.set_backing(self.to().as_ref())
+    }
+
+    /// Whether `top` names the new base (a VDI's parent has no name, but a UUID).
+    fn names_new(&self, top: &dyn Image) -> bool {
+        match (top.backing(), &self.new) {
+            (None, new) => new.is_none(),
+            (Some(_), None) => false,
+            (Some(b), Some(_)) if !b.names.is_empty() => b.names.iter().any(|n| n.contains("other")),
+            (Some(b), Some(new)) => b.identity == identity(new),
+        }
+    }
+
+    /// What a guest sees of the overlay in `bytes` on the base that it names, and whether that is the new one.
+    fn view(&self, what: &str, bytes: &[u8]) -> (bool, Vec<u8>) {
+        let top = image(self.top, bytes).unwrap_or_else(|e| panic!("{}, {what}: {e}", self.what));
+        let is_new = self.names_new(top.as_ref());
+        let below = if is_new { self.new.clone() } else { Some(self.old.clone()) };
+        (is_new, view([Some(top), below].into_iter().flatten().collect()))
+    }
+
+    fn same(&self, what: &str, bytes: &[u8]) -> bool {
+        let (is_new, got) = self.view(what, bytes);
+        let first = got.iter().zip(&self.seen).position(|(a, b)| a != b);
+        assert!(got == self.seen, "{}, {what}, new {is_new}: at {first:?}", self.what);
+        is_new
+    }
+}
+
 #[test]
 fn a_rebase_keeps_what_is_seen_wherever_it_is_cut() {
-    for (top, base, options) in pairs() {
-        for (new_marks, flat) in [(&[(4096u64, 50_000u64, 5u8), (204_800, 8192, 3)][..], false), (&[], true)] {
-            let what = format!("{top} {options:?} on {base}, flat {flat}");
-            let (below, over, seen) = chain(top, base, &options, 300 << 10);
-            let old = image(base, &below).unwrap();
-            let other = make(base, small(base), SIZE, None, new_marks);
-            let new = image(base, &other).unwrap();
-            let o = Faulty::new(over.clone());
-            let dev: WriteDevice = o.clone();
-            let disk = || Disk::new(vec![old.clone()]);
-            let merge = |top| rebase::Merge::new(top, Some(disk()), (!flat).then(|| Disk::new(vec![new.clone()])), false);
-            let below = merge(image(top, &over).unwrap()).below().map(|b| b.0);
-            let w = writer(top, dev, below).unwrap();
-            w.keep_identity();
-            let merge = merge(w.reader());
-            merge.run(w.as_ref(), Path::new("image"), &JobContext::detached()).unwrap_or_else(|e| panic!("{what}: {e}"));
-            let to = (!flat).then(|| backing(base, "elsewhere/other", &new));
-            w.set_backing(to.as_ref()).unwrap_or_else(|e| panic!("{what}: {e}"));
-            let states = std::cell::RefCell::new([0, 0]);
-            power_cuts(&over, &o.record(), |cut, bytes| {
-                let top = image(top, &bytes).unwrap_or_else(|e| panic!("{what}, {cut}: {e}"));
-                let names = top.backing().map(|b| b.names);
-                let is_new = match (&names, flat) {
-                    (None, flat) => flat,
-                    (Some(names), false) if !names.is_empty() => names.iter().any(|n| n.contains("other")),
-                    // A VDI's parent has no name, but a UUID.
-                    (Some(_), false) => top.backing().map(|b| b.identity) == image(base, &other).ok().map(|i| identity(&i)),
-                    (Some(_), true) => false,
-                };
-                states.borrow_mut()[usize::from(is_new)] += 1;
-                let below = if is_new { if flat { None } else { Some(new.clone()) } } else { Some(old.clone()) };
-                let got = view([Some(top), below].into_iter().flatten().collect());
-                let first = got.iter().zip(&seen).position(|(a, b)| a != b);
-                assert!(got == seen, "{what}, {cut}, new {is_new}: at {first:?}");
-            });
-            assert!(states.borrow().iter().all(|n| *n > 0), "{what}: {states:?}");
-            let last = image(top, &o.to_vec()).unwrap();
-            assert_eq!(last.backing().is_none(), flat, "{what}");
-            assert!(view([Some(last), (!flat).then_some(new)].into_iter().flatten().collect()) == seen, "{what}");
-        }
+    for course in Move::all() {
+        let o = Faulty::new(course.over.clone());
+        course.rebase(o.clone()).unwrap_or_else(|e| panic!("{}: {e}", course.what));
+        let states = std::cell::RefCell::new([0, 0]);
+        power_cuts(&course.over, &o.record(), |cut, bytes| {
+            states.borrow_mut()[usize::from(course.same(cut, &bytes))] += 1;
+        });
+        assert!(states.borrow().iter().all(|n| *n > 0), "{}: {states:?}", course.what);
+        assert!(course.same("at the end", &o.to_vec()), "{}", course.what);
+    }
+}
+
+#[test]
+fn a_rebase_that_fails_keeps_what_is_seen() {
+    for course in Move::each_top() {
+        every_failure(&course.over, |dev| course.rebase(dev), |what, bytes| _ = course.same(what, &bytes));
+    }
+}
+
+#[test]
+fn a_relink_leaves_the_old_reference_or_the_new_one() {
+    for course in Move::each_top().into_iter().filter(|c| c.new.is_some()) {
+        // What the overlay itself holds stays, whatever it names.
+        let own = view(vec![image(course.top, &course.over).unwrap()]);
+        let whole = |what: &str, bytes: Vec<u8>| {
+            let top = image(course.top, &bytes).unwrap_or_else(|e| panic!("{}, {what}: {e}", course.what));
+            let was = image(course.top, &course.over).unwrap().backing().unwrap();
+            let now = top.backing().unwrap_or_else(|| panic!("{}, {what}: it stands on nothing", course.what));
+            assert!(course.names_new(top.as_ref()) || now == was, "{}, {what}: {now:?}", course.what);
+            assert!(view(vec![top]) == own, "{}, {what}", course.what);
+        };
+        let o = Faulty::new(course.over.clone());
+        course.relink(o.clone()).unwrap_or_else(|e| panic!("{}: {e}", course.what));
+        power_cuts(&course.over, &o.record(), whole);
+        every_failure(&course.over, |dev| course.relink(dev), whole);
     }
 }
 
@@ -268,20 +372,10 @@ fn compacting_keeps_what_is_seen_wherever_it_is_cut_and_whatever_fails() {
             let now = image(Format::Qcow2, &bytes).unwrap_or_else(|e| panic!("{options:?} {cut}: {e}"));
             assert!(view(vec![now]) == seen, "{options:?} {cut}");
         });
-        for at in 0.. {
-            let mut reached = false;
-            for (once, errno) in [(true, libc::EIO), (false, libc::ENOSPC)] {
-                let dev = Faulty::new(before.clone());
-                dev.fail(Some(Failure { at, once, errno, reads: false }));
-                let done = run(dev.clone());
-                reached |= dev.operations() > at;
-                let now = image(Format::Qcow2, &dev.to_vec()).unwrap_or_else(|e| panic!("{options:?} {at} {done:?}: {e}"));
-                assert!(view(vec![now]) == seen, "{options:?} {at} {done:?}");
-            }
-            if !reached {
-                break;
-            }
-        }
+        every_failure(&before, run, |what, bytes| {
+            let now = image(Format::Qcow2, &bytes).unwrap_or_else(|e| panic!("{options:?} {what}: {e}"));
+            assert!(view(vec![now]) == seen, "{options:?} {what}");
+        });
     }
 }
 
