@@ -63,6 +63,7 @@ pub enum Action {
     ZoomFit,
     MapLayer,
     MapColour,
+    MapFree,
     GoTo,
     CancelJob,
     PauseJob,

@@ -187,6 +187,7 @@ pub static COMMANDS: &[Command] = &[
     row(A::ZoomFit, S::Map, "map.fit", "whole disk", &["0", "backspace"], "Show the whole disk.").footer(5).when(is_zoomed),
     row(A::MapLayer, S::Map, "map.layer", "layer", &["L"], "Show all layers, or one at a time.").footer(3).when(has_layers),
     row(A::MapColour, S::Map, "map.colour", "colour", &["c"], "Colour by what is there, or by the layer it lies in.").footer(4),
+    row(A::MapFree, S::Map, "map.free-space", "free space", &["f"], "Shade what filesystems call free and the image still stores.").footer(5).when(knows_free),
     row(A::GoTo, S::Map, "map.go-to", "go to…", &["o"], "Put the cursor on an offset: 10G, 0x1f0000, 512M.").footer(6),
 
     row(A::TakeSnapshot, S::Snapshots, "snapshots.new", "new…", &["n"], "Take a snapshot of the disk as it is: a name, its plan, then a job.").footer(2).when(can_change_snapshots),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::worker::guest::{FilesRequest, KeptRequest, LookRequest};
-use super::worker::image::{CursorRequest, GridRequest, PageRequest};
+use super::worker::image::{CursorRequest, GridRequest, InsideRequest, PageRequest};
 use super::worker::jobs::PlanRequest;
 use super::worker::library::Watch;
 use super::worker::snapshots::{DiffRequest, FreedRequest, SnapshotsRequest};
@@ -37,6 +37,8 @@ pub enum Effect {
     LoadGrid(GridRequest),
     /// Find out what lies under the map's cursor.
     LoadCursor(CursorRequest),
+    /// Ask what the guest's filesystems say of the map's bytes.
+    LoadInside(InsideRequest),
     /// Look who is inside an image.
     Look(LookRequest),
     /// Read files of its guest.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::key::Key;
 use super::state::jobs::{JobRow, LeftRow};
 use super::worker::guest::{FilesLoaded, KeptLoaded, LookLoaded};
-use super::worker::image::{CursorLoaded, GridLoaded, PageLoaded, SharesLoaded};
+use super::worker::image::{CursorLoaded, GridLoaded, InsideLoaded, PageLoaded, SharesLoaded};
 use super::worker::jobs::PlanMade;
 use super::worker::library::Snapshot;
 use super::worker::snapshots::{DiffLoaded, FreedLoaded, SnapshotsLoaded};
@@ -50,6 +50,8 @@ pub enum Message {
     Grid(Box<GridLoaded>),
     /// What lies under the map's cursor.
     Cursor(Box<CursorLoaded>),
+    /// What the guest's filesystems say of the map's bytes.
+    MapInside(Box<InsideLoaded>),
     /// Who is inside an image.
     Look(Box<LookLoaded>),
     /// Files of a guest.

@@ -206,6 +206,7 @@ fn carry_out(m: &mut Model, effects: Vec<Effect>, terminal: &mut dyn Terminal, w
             Effect::LoadPage(request) => workers.images.page.ask(request),
             Effect::LoadGrid(request) => workers.images.grid.ask(request),
             Effect::LoadCursor(request) => workers.images.cursor.ask(request),
+            Effect::LoadInside(request) => workers.images.inside.ask(request),
             Effect::Look(request) => workers.guest.look.ask(request),
             Effect::Files(request) => workers.guest.files.ask(request),
             Effect::LoadSnapshots(request) => workers.snapshots.list.ask(request),

@@ -15,6 +15,7 @@ use crate::engine::ops::compact::CompactSpec;
 #[command(after_help = "Examples:\n  \
     cowshed compact disk.qcow2\n  \
     cowshed compact --dry-run disk.qcow2\n  \
+    cowshed compact --free-space guest.qcow2\n  \
     cowshed compact -f raw disk.img")]
 pub(super) struct Args {
     /// Format of the image (default: recognised by its content)
@@ -24,6 +25,10 @@ pub(super) struct Args {
     /// Open files named inside the image wherever they are
     #[arg(long)]
     follow: bool,
+
+    /// Also give back what the filesystems in it (ext2/3/4, XFS, FAT, on LVM too) call free; it reads as zeros afterwards
+    #[arg(long)]
+    free_space: bool,
 
     #[command(flatten)]
     job: JobArgs,
@@ -38,6 +43,7 @@ impl Args {
         Ok(CompactSpec {
             format: self.format.as_deref().map(Format::parse).transpose()?,
             follow: self.follow,
+            free_space: self.free_space,
             ..CompactSpec::new(&self.image)
         })
     }

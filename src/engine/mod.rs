@@ -16,6 +16,7 @@ pub mod library;
 pub mod limits;
 pub mod model;
 pub mod ops;
+pub mod spans;
 pub mod units;
 
 pub use ops::inspect::{Health, Inspection, inspect};

@@ -47,6 +47,8 @@ pub struct Symbols {
     pub heights: &'static [&'static str],
     /// Map: nothing, zero, compressed, part of the cell, data.
     pub cells: [&'static str; 5],
+    /// Map: mostly what filesystems call free.
+    pub free: &'static str,
     /// Map: the cell under the cursor.
     pub cursor: &'static str,
     /// Map by layer, the top first.
@@ -89,6 +91,7 @@ pub static UNICODE: Symbols = Symbols {
     eighths: &["▏", "▎", "▍", "▌", "▋", "▊", "▉", "█"],
     heights: &["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"],
     cells: ["·", "░", "▒", "▄", "█"],
+    free: "╳",
     cursor: "◆",
     layers: ["█", "▓", "▒", "░"],
     spinner: &["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"],
@@ -129,6 +132,7 @@ pub static ASCII: Symbols = Symbols {
     eighths: &["-", "#"],
     heights: &["_", ".", "-", "=", "#"],
     cells: [".", "0", "c", "+", "#"],
+    free: "x",
     cursor: "X",
     layers: ["#", "%", "+", ":"],
     spinner: &["|", "/", "-", "\\"],

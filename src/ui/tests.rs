@@ -14,9 +14,11 @@ use crate::app::fixture::{images, keys, library, model};
 use crate::app::hits::Hits;
 use crate::app::message::Message;
 use crate::app::state::map::Colour;
+use crate::engine::guest::owners::Owners;
+use crate::engine::spans::Set;
 use crate::app::update::{drawn, update};
 use crate::app::worker::guest::{FileRow, FilesLoaded, Look as Seen, LookLoaded, News, VolumeRow, Want};
-use crate::app::worker::image::{CursorLoaded, GridLoaded, MapLayer, PageData, PageLoaded, SharesLoaded};
+use crate::app::worker::image::{CursorLoaded, FreeHere, GridLoaded, InsideLoaded, MapLayer, PageData, PageLoaded, SharesLoaded};
 use crate::app::{Effect, Model};
 use crate::engine::extents::{Cell, Cells, Totals};
 use crate::engine::format::Format;
@@ -326,6 +328,14 @@ fn mapped(size: (u16, u16)) -> Model {
     let under = Ok((extent, Some("/srv/images/web-01.qcow2".into())));
     let generation = m.map.cursor_generation;
     update(&mut m, Message::Cursor(Box::new(CursorLoaded { generation, owner: Some("p3 ext4 'root'".into()), under })));
+    let free = FreeHere {
+        free: Set::of([(6 * GIB, 10 * GIB), (30 * GIB, 40 * GIB)]),
+        stored: Set::of([(6 * GIB, 7 * GIB + 300 * MIB), (9 * GIB, 9 * GIB + 200 * MIB)]),
+        given: GIB + 400 * MIB,
+    };
+    let owners = Some(Ok(Arc::new(Owners::sample(b"/var/lib/mysql/ibdata1", 131_204, 0, GIB))));
+    let generation = m.map.inside_generation;
+    update(&mut m, Message::MapInside(Box::new(InsideLoaded { generation, free: Ok(Arc::new(free)), owners })));
     m
 }
 
@@ -336,6 +346,11 @@ fn the_map_reads_without_colour() {
         let (buffer, ..) = render(&mut m, &look(Depth::Mono, true));
         golden(&format!("map-{w}x{h}"), &text(&buffer));
     }
+    let mut m = mapped((120, 36));
+    keys(&mut m, "f");
+    m.map.cursor = 9 * GIB;
+    let (buffer, ..) = render(&mut m, &look(Depth::Mono, true));
+    golden("map-free-space", &text(&buffer));
     let mut m = mapped((100, 30));
     m.map.colour = Colour::Depth;
     let (buffer, ..) = render(&mut m, &look(Depth::Mono, false));

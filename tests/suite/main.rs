@@ -23,6 +23,7 @@ mod delete;
 mod devices;
 mod extents;
 mod extract;
+mod free_space;
 mod golden;
 mod grow;
 mod guest;

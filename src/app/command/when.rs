@@ -282,6 +282,15 @@ pub(super) fn is_zoomed(m: &Model) -> Result<(), String> {
     if m.map.zoomed() { Ok(()) } else { no("the whole disk is shown already") }
 }
 
+pub(super) fn knows_free(m: &Model) -> Result<(), String> {
+    match &m.map.free {
+        None => no("the filesystems are still being looked at"),
+        Some(Err(e)) => Err(e.to_string()),
+        Some(Ok(here)) if here.free.is_empty() => no("there is no filesystem whose free space can be told"),
+        Some(Ok(_)) => Ok(()),
+    }
+}
+
 pub(super) fn has_layers(m: &Model) -> Result<(), String> {
     if m.map.layers.len() > 1 { Ok(()) } else { no("the image stands alone: there is one layer") }
 }

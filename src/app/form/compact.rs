@@ -12,6 +12,8 @@ use crate::engine::library::Entry;
 use crate::engine::ops::JobSpec;
 use crate::engine::ops::compact::CompactSpec;
 
+const FREE_SPACE: &str = "free-space";
+
 /// Compacting an image.
 #[derive(Debug, Clone)]
 pub struct CompactForm {
@@ -32,11 +34,14 @@ impl Recipe for CompactForm {
     }
 
     fn fields(&self, _: &Answers<'_>) -> Vec<Field> {
-        Vec::new()
+        vec![
+            Field::switch(FREE_SPACE, "Free space", "also what its filesystems call free; it reads as zeros afterwards", false),
+        ]
     }
 
-    fn spec(&self, _: &Answers<'_>) -> Result<JobSpec> {
-        Ok(JobSpec::Compact(CompactSpec { format: self.format, ..CompactSpec::new(&self.image) }))
+    fn spec(&self, a: &Answers<'_>) -> Result<JobSpec> {
+        let free_space = a.on(FREE_SPACE);
+        Ok(JobSpec::Compact(CompactSpec { format: self.format, free_space, ..CompactSpec::new(&self.image) }))
     }
 
     fn verb(&self) -> &'static str {

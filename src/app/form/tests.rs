@@ -309,12 +309,14 @@ fn a_moved_base_is_found_again_and_space_given_back() {
     assert_eq!(command(&effects), Some("relink -f qcow2 /srv/images/app-data.qcow2 /srv/images/new.qcow2".to_string()));
     let effects = keys(&mut m, "down r down space");
     assert_eq!(command(&effects), Some(format!("relink -f qcow2 -F raw --force {image} /srv/images/new.qcow2")));
-    // Compact asks nothing: it opens on its plan.
     let mut m = start();
     let effects = keys(&mut m, "j j j l j j p");
     assert_eq!(command(&effects), Some(format!("compact -f qcow2 {WEB}")));
-    assert_eq!(form(&m).page, Page::Plan);
+    let effects = keys(&mut m, "space");
+    assert_eq!(command(&effects), Some(format!("compact -f qcow2 --free-space {WEB}")));
     let generation = asked(&effects).generation;
+    let _ = keys(&mut m, "enter");
+    assert_eq!(form(&m).page, Page::Plan);
     answer(&mut m, generation, Plan::default());
     let effects = keys(&mut m, "enter");
     assert!(matches!(effects.as_slice(), [Effect::Submit(JobSpec::Compact(_))]), "{effects:?}");

@@ -1,11 +1,13 @@
 //! The allocation map: which part of the disk is shown, in how many cells, and where the cursor is.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::app::action::Action;
-use crate::app::worker::image::MapLayer;
+use crate::app::worker::image::{FreeHere, MapLayer};
 use crate::engine::error::Error;
 use crate::engine::extents::Cells;
+use crate::engine::guest::owners::Owners;
 use crate::engine::model::Extent;
 use crate::engine::units::SECTOR;
 
@@ -50,6 +52,14 @@ pub struct MapState {
     pub generation: u64,
     /// Number of the last request for the cursor.
     pub cursor_generation: u64,
+    /// What the guest's filesystems call free; `None` while it is looked for.
+    pub free: Option<Result<Arc<FreeHere>, Error>>,
+    /// What they call free and the image stores is shaded.
+    pub shade: bool,
+    /// Whose the bytes are; `None` while every file is gone through.
+    pub owners: Option<Result<Arc<Owners>, Error>>,
+    /// Number of the last request for what the filesystems say.
+    pub inside_generation: u64,
     /// Cells were asked for and have not come.
     pub loading: bool,
 }
@@ -58,6 +68,10 @@ pub struct MapState {
 const STEP: u64 = 4;
 
 impl MapState {
+    /// What filesystems call free and the image stores, where that can be told of what is shown: the disk, or its top layer.
+    pub fn stored_free(&self) -> Option<&FreeHere> {
+        self.free.as_ref()?.as_ref().ok().filter(|_| self.only.unwrap_or(0) == 0).map(Arc::as_ref)
+    }
     /// Cells that fit on the screen.
     pub fn cells(&self) -> usize {
         usize::from(self.shape.0) * usize::from(self.shape.1)

@@ -9,9 +9,7 @@ use crate::app::layer::Layer;
 use crate::app::model::{Model, Pane, Screen};
 use crate::app::state::map::{Colour, MapState};
 use crate::app::state::page::PageState;
-use crate::app::worker::image::{
-    CursorLoaded, CursorRequest, GridLoaded, GridRequest, PageLoaded, PageRequest, Reach, SharesLoaded,
-};
+use crate::app::worker::image::{CursorLoaded, CursorRequest, GridLoaded, GridRequest, InsideLoaded, InsideRequest, PageLoaded, PageRequest, Reach, SharesLoaded};
 use crate::engine::library::Link;
 use crate::engine::limits::MAX_CHAIN;
 
@@ -91,12 +89,32 @@ pub(super) fn shares_loaded(m: &mut Model, loaded: SharesLoaded) -> Vec<Effect> 
 
 /// Opens the map of `path`; the same image is shown where it was left.
 pub(super) fn open_map(m: &mut Model, path: Option<PathBuf>) -> Vec<Effect> {
-    if path.is_none() || path == m.map.path {
-        return load_grid(m).into_iter().collect();
+    if path.is_some() && path != m.map.path {
+        let MapState { shape, generation, cursor_generation, inside_generation, colour, shade, .. } = m.map;
+        let new = MapState { path, shape, generation, cursor_generation, inside_generation, colour, shade, ..MapState::default() };
+        m.map = new;
     }
-    let MapState { shape, generation, cursor_generation, colour, .. } = m.map;
-    m.map = MapState { path, shape, generation, cursor_generation, colour, ..MapState::default() };
-    load_grid(m).into_iter().collect()
+    let mut effects = load_grid(m);
+    effects.extend(load_inside(m));
+    effects
+}
+
+/// Asks what the guest's filesystems say; what was known of the same image is shown until the answer is there.
+fn load_inside(m: &mut Model) -> Option<Effect> {
+    let path = m.map.path.clone()?;
+    m.map.inside_generation += 1;
+    Some(Effect::LoadInside(InsideRequest { generation: m.map.inside_generation, reach: reach(m, &path), path }))
+}
+
+pub(super) fn inside_loaded(m: &mut Model, loaded: InsideLoaded) -> Vec<Effect> {
+    if loaded.generation == m.map.inside_generation {
+        m.map.free = Some(loaded.free);
+        if loaded.owners.is_some() {
+            m.map.owners = loaded.owners;
+        }
+        m.dirty = true;
+    }
+    Vec::new()
 }
 
 /// Asks for the cells of what is to be shown, and what is under the cursor.
@@ -209,6 +227,10 @@ pub(super) fn run(m: &mut Model, action: Action) -> Vec<Effect> {
                 Colour::Kind => Colour::Depth,
                 Colour::Depth => Colour::Kind,
             };
+            false
+        }
+        Action::MapFree => {
+            m.map.shade = !m.map.shade;
             false
         }
         Action::GoTo => {

@@ -54,6 +54,7 @@ pub fn update(m: &mut Model, message: Message) -> Vec<Effect> {
         Message::Shares(shares) => image::shares_loaded(m, *shares),
         Message::Grid(grid) => image::grid_loaded(m, *grid),
         Message::Cursor(cursor) => image::cursor_loaded(m, *cursor),
+        Message::MapInside(inside) => image::inside_loaded(m, *inside),
         Message::Look(loaded) => inside::looked(m, *loaded),
         Message::Files(loaded) => inside::files(m, *loaded),
         Message::Snapshots(loaded) => snapshots::loaded(m, *loaded),
@@ -250,6 +251,7 @@ fn carry_out(m: &mut Model, action: Action) -> Vec<Effect> {
         | Action::ZoomFit
         | Action::MapLayer
         | Action::MapColour
+        | Action::MapFree
         | Action::GoTo => image::run(m, action),
         Action::Convert
         | Action::Create

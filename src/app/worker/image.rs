@@ -11,6 +11,8 @@ use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::extents::{Cells, downsample};
 use crate::engine::format::Format;
 use crate::engine::format::probe::Match;
+use crate::engine::guest::free::free_space;
+use crate::engine::guest::owners::Owners;
 use crate::engine::guest::volumes::volumes;
 use crate::engine::inspect;
 use crate::engine::io::Device;
@@ -18,6 +20,8 @@ use crate::engine::io::gate::Gate;
 use crate::engine::io::locks::{LockState, state_at};
 use crate::engine::library::Stamp;
 use crate::engine::model::{BackingRef, ChainNode, Extent};
+use crate::engine::ops::free_space::{least, stored_free};
+use crate::engine::spans::Set;
 
 /// Cells of the strip on a page: a few rows on a wide screen.
 const PAGE_CELLS: usize = 1024;
@@ -160,6 +164,39 @@ pub struct CursorLoaded {
     pub under: Result<(Extent, Option<PathBuf>)>,
 }
 
+/// Asks what the guest's filesystems say of the bytes of a disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InsideRequest {
+    /// Numbers the requests.
+    pub generation: u64,
+    /// The image.
+    pub path: PathBuf,
+    /// Where its references may lead.
+    pub reach: Reach,
+}
+
+/// Answers an [`InsideRequest`]: what is free comes first, whose the rest is when every file was gone through.
+#[derive(Debug)]
+pub struct InsideLoaded {
+    /// Of the request.
+    pub generation: u64,
+    /// What is free.
+    pub free: Result<Arc<FreeHere>>,
+    /// Whose the bytes are; `None` while it is looked for.
+    pub owners: Option<Result<Arc<Owners>>>,
+}
+
+/// What filesystems call free.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FreeHere {
+    /// All of it, in bytes of the disk.
+    pub free: Set,
+    /// What of it the image itself stores.
+    pub stored: Set,
+    /// Bytes of that which can be given back.
+    pub given: u64,
+}
+
 /// The threads that read images.
 pub struct ImageWorkers {
     /// Pages.
@@ -168,6 +205,8 @@ pub struct ImageWorkers {
     pub grid: Latest<GridRequest>,
     /// What lies under the cursor.
     pub cursor: Latest<CursorRequest>,
+    /// What the guest's filesystems say.
+    pub inside: Latest<InsideRequest>,
 }
 
 impl ImageWorkers {
@@ -175,7 +214,7 @@ impl ImageWorkers {
     ///
     /// Errors: the system gives no thread.
     pub fn spawn(out: &Outbox) -> std::io::Result<Self> {
-        let (to_page, to_grid, to_cursor) = (out.clone(), out.clone(), out.clone());
+        let (to_page, to_grid, to_cursor, to_inside) = (out.clone(), out.clone(), out.clone(), out.clone());
         let (mut for_grid, mut for_cursor) = (Opened::default(), Opened::default());
         Ok(ImageWorkers {
             page: Latest::spawn("cowshed-page", move |r: PageRequest, stop| load_page(&r, stop, &to_page))?,
@@ -189,6 +228,22 @@ impl ImageWorkers {
                 let under = guarded(|| load_cursor(&mut for_cursor, &r));
                 let owner = guarded(|| owner(&mut for_cursor, &r)).ok().flatten();
                 let _ = to_cursor.send(Message::Cursor(Box::new(CursorLoaded { generation: r.generation, owner, under })));
+            })?,
+            inside: Latest::spawn("cowshed-inside", move |r: InsideRequest, stop| {
+                let mut opened = Opened::default();
+                let free = guarded(|| free_here(&mut opened, &r, stop));
+                let tell = |owners| {
+                    let free = free.clone();
+                    let _ = to_inside.send(Message::MapInside(Box::new(InsideLoaded { generation: r.generation, free, owners })));
+                };
+                tell(None);
+                let owners = guarded(|| {
+                    let disk: Device = Arc::new(opened.chain(&r.path, &r.reach)?.disk()?);
+                    Owners::of(&disk, stop).map(Arc::new)
+                });
+                if !matches!(&owners, Err(e) if e.kind() == ErrorKind::Cancelled) {
+                    tell(Some(owners));
+                }
             })?,
         })
     }
@@ -291,6 +346,21 @@ fn load_cursor(opened: &mut Opened, r: &CursorRequest) -> Result<(Extent, Option
     let file = extent.place.and_then(|p| Some(disk.files(extent.depth).get(p.file)?.path()?.to_path_buf()));
     extent.depth += r.only.unwrap_or(0);
     Ok((extent, file))
+}
+
+fn free_here(opened: &mut Opened, r: &InsideRequest, stop: &dyn Fn() -> bool) -> Result<Arc<FreeHere>> {
+    let chain = opened.chain(&r.path, &r.reach)?;
+    let disk = Arc::new(chain.disk()?);
+    let device: Device = disk.clone();
+    let all = free_space(&device, false, stop)?;
+    let Some(top) = disk.layers().first() else { return Ok(Arc::default()) };
+    let found = stored_free(top.as_ref(), &all)?;
+    let unit = least(top.as_ref());
+    Ok(Arc::new(FreeHere {
+        given: found.iter().map(|f| f.whole(unit)).sum(),
+        free: Set::of(all.iter().filter_map(|v| v.free.as_ref().ok()).flat_map(Set::iter)),
+        stored: Set::of(found.iter().flat_map(|f| f.stored.iter().chain(f.compressed.iter()))),
+    }))
 }
 
 /// Which volume of the guest the byte belongs to; `None` on a disk without volumes that are known.

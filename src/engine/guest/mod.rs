@@ -1,9 +1,11 @@
 //! Inside the guest: what a disk's volumes hold. Everything here works on any [`crate::engine::io::ReadAt`], so on any image
 //! format, chain or snapshot, without mounting and without root.
 
+pub mod free;
 pub mod fs;
 pub mod identity;
 pub mod lvm;
+pub mod owners;
 pub mod partition;
 pub mod ready;
 pub mod recognise;

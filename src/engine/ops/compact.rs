@@ -1,5 +1,6 @@
 //! Compact: space that an image takes on the host without holding anything goes back, in place. What a guest sees stays.
 //!
+//! 0. if it is asked for: what is stored of the filesystems' free space ([`free_space`] has how);
 //! 1. qcow2: clusters that are counted and that nobody uses (leaks) are given back, by the repair of leaks;
 //! 2. units full of zeros become zeros that are not stored, or holes in the host file: one write each of the format's own;
 //! 3. qcow2: clusters at the end of the file move into free ones before it, and the file is cut.
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use super::check::{counts, tools};
 use super::edit;
 use super::plan::{Plan, PlanFile, Undo};
-use super::{Operation, Outcome, pieces, pipeline::Chunk};
+use super::{Operation, Outcome, free_space, pieces, pipeline::Chunk};
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::check::{Repair, Repairing};
@@ -24,9 +25,7 @@ use crate::engine::io::gate::Gate;
 use crate::engine::io::{Device, ReadAt};
 use crate::engine::job::{Claim, JobContext};
 use crate::engine::model::Kind;
-
-/// The smallest hole worth punching.
-const HOLE: u64 = 4096;
+use crate::engine::units::{MIB, binary};
 
 /// What to do, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -37,12 +36,15 @@ pub struct CompactSpec {
     pub format: Option<Format>,
     /// Open whatever file the image names.
     pub follow: bool,
+    /// Also what filesystems in it call free.
+    #[serde(default)]
+    pub free_space: bool,
 }
 
 impl CompactSpec {
     /// Of the image at `image`.
     pub fn new(image: impl Into<PathBuf>) -> Self {
-        CompactSpec { image: image.into(), format: None, follow: false }
+        CompactSpec { image: image.into(), format: None, follow: false, free_space: false }
     }
 
     /// What it does, in a line.
@@ -55,6 +57,7 @@ impl CompactSpec {
         let mut out: Vec<String> = vec!["compact".into()];
         out.extend(self.format.iter().flat_map(|f| ["-f".to_string(), f.name().into()]));
         out.extend(self.follow.then(|| "--follow".to_string()));
+        out.extend(self.free_space.then(|| "--free-space".to_string()));
         out.push(self.image.display().to_string());
         out
     }
@@ -65,7 +68,7 @@ impl CompactSpec {
 
     /// The image with its chain.
     fn open(&self) -> Result<Chain> {
-        let options = OpenOptions { format: self.format, gate: Some(self.gate()), ..OpenOptions::default() };
+        let options = OpenOptions { format: edit::bare_is_raw(&self.image, self.format)?, gate: Some(self.gate()), ..OpenOptions::default() };
         let chain = Chain::open(&self.image, &options)?;
         chain.disk()?;
         Ok(chain)
@@ -144,8 +147,7 @@ pub(super) fn drop_zeros(writer: &dyn DiskWriter, job: &JobContext) -> Result<()
     let image = writer.reader();
     let files = image.files();
     let disk = Disk::new(vec![image.clone()]);
-    // A table entry stands for a whole cluster; in other formats any hole is space.
-    let cell = if image.format() == Format::Qcow2 { writer.unit() } else { HOLE };
+    let cell = free_space::least(image.as_ref());
     let size = image.size();
     let copy = |chunk: Chunk, buffers: &mut pieces::Buffers| {
         let data = buffers.0.get_mut(..chunk.len as usize).unwrap_or_default();
@@ -172,6 +174,29 @@ pub(super) fn drop_zeros(writer: &dyn DiskWriter, job: &JobContext) -> Result<()
     };
     pieces::each(|at| next(image.as_ref(), &files, at), copy, job)?;
     writer.flush()
+}
+
+/// Adds to `plan` what the image of `chain` stores of its filesystems' free space.
+fn plan_free_space(chain: &Chain, plan: &mut Plan) -> Result<()> {
+    let disk = Arc::new(chain.disk()?);
+    let Some(top) = disk.layers().first() else { return Ok(()) };
+    let (found, left) = free_space::look(&disk, top.as_ref(), &JobContext::detached())?;
+    // Whole MiB where there are many: the step is for a person.
+    let about = |n: u64| binary(if n >= 16 * MIB { n / MIB * MIB } else { n });
+    for f in &found {
+        let stored = f.whole(free_space::least(top.as_ref()));
+        let (given, free) = (about(stored), about(f.free));
+        plan.steps.push(format!("{}: of {free} free {given} are stored; they are given back, and all of it reads as zeros", f.name));
+        plan.freed_bytes = plan.freed_bytes.saturating_add(stored);
+    }
+    plan.warnings.extend(left);
+    if !top.describe().snapshots.is_empty() {
+        plan.warnings.push("what its internal snapshots share of the free space stays, with its old content".into());
+    }
+    if disk.layers().len() > 1 {
+        plan.warnings.push("what it stands on keeps its free space: compact that by itself".into());
+    }
+    Ok(())
 }
 
 /// Bytes that `image` and its further files take on the host now.
@@ -207,9 +232,12 @@ impl Operation for Compact {
         plan.read_bytes = pieces::estimate(top.size(), |at| next(top.as_ref(), &files, at))?.likely;
         let dev: Device = Arc::new(FileDevice::open(&spec.image)?);
         let leaks = spec.leaks(dev, format)?;
+        if spec.free_space {
+            plan_free_space(&chain, &mut plan).op("compact").path(&spec.image)?;
+        }
         if leaks > 0 {
             let cluster = top.describe().cluster_size.unwrap_or(0);
-            plan.freed_bytes = leaks.saturating_mul(cluster);
+            plan.freed_bytes += leaks.saturating_mul(cluster);
             plan.steps.push(format!("{leaks} clusters that nobody uses are given back"));
         }
         let snapshots = top.describe().snapshots.len();
@@ -236,8 +264,16 @@ impl Operation for Compact {
         let before = allocated(&spec.open()?);
         job.progress.set_total(plan.read_bytes.max(1));
         self.drop_leaks(job).op("compact").path(&spec.image)?;
-        let top = edit::open(&spec.image, spec.format, &spec.gate())?;
+        let top = edit::open(&spec.image, edit::bare_is_raw(&spec.image, spec.format)?, &spec.gate())?;
         top.writer.keep_identity();
+        if spec.free_space {
+            job.progress.set_phase("giving back free space");
+            let disk = Arc::new(spec.open()?.disk()?);
+            let found = disk.layers().first().map(|image| free_space::look(&disk, image.as_ref(), job)).transpose();
+            let (found, _) = found.op("compact").path(&spec.image)?.unwrap_or_default();
+            let freed = free_space::give_back(top.writer.as_ref(), &found, job).op("compact").path(&spec.image)?;
+            job.log(format!("{freed} bytes that are free in its filesystems were given back or made zeros"));
+        }
         job.progress.set_phase("looking for zeros");
         // Letting go of a cluster that a snapshot keeps frees nothing, and may copy a table.
         if top.writer.reader().describe().snapshots.is_empty() {

@@ -67,6 +67,16 @@ impl WriteAt for GuestDisk {
     }
 }
 
+/// The format an image is written as: what a person said or what is probed (`None`), but a bare filesystem (ami) is a raw disk like
+/// any other.
+pub fn bare_is_raw(path: &Path, format: Option<Format>) -> Result<Option<Format>> {
+    if format.is_some_and(|f| f != Format::Ami) {
+        return Ok(format);
+    }
+    let ami = best(&probe(&FileDevice::open(path)?)?) == Format::Ami;
+    Ok(if ami { Some(Format::Raw) } else { format })
+}
+
 /// Opens the image at `path` for writing guest data. `format` as given by a person; `None` probes.
 ///
 /// Errors: another process holds one of its files (named where the system lets us see); a format that cannot be written; a broken

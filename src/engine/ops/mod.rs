@@ -17,6 +17,7 @@ pub mod delete;
 pub mod dependents;
 pub mod edit;
 pub mod extract;
+pub mod free_space;
 pub mod inspect;
 pub mod layer;
 pub mod map;

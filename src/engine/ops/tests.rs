@@ -379,6 +379,41 @@ fn compacting_keeps_what_is_seen_wherever_it_is_cut_and_whatever_fails() {
     }
 }
 
+#[test]
+fn free_space_given_back_leaves_the_rest_alone_wherever_it_is_cut() {
+    use super::free_space::{StoredFree, give_back};
+    use crate::engine::spans::Set;
+    let kinds: &[(Format, &[(&str, &str)])] = &[
+        (Format::Qcow2, &[("cluster_size", "4k")]),
+        (Format::Qcow2, &[("cluster_size", "16k"), ("extended_l2", "on")]),
+        (Format::Qcow2, &[("cluster_size", "512"), ("compat", "0.10")]),
+        (Format::Vdi, &[]),
+        (Format::Vhdx, &[]),
+        (Format::Raw, &[]),
+    ];
+    for (format, options) in kinds {
+        let before = make(*format, options, SIZE, None, &[(0, SIZE, 7)]);
+        let seen = view(vec![image(*format, &before).unwrap()]);
+        // Whole units, parts of units, and a range within one.
+        let free = Set::of([(5_000, 90_000), (100_000, 100_700), (204_800, 300_000), (390_000, SIZE)]);
+        let found = [StoredFree { name: String::new(), free: 0, stored: free.clone(), compressed: Set::default() }];
+        let dev = Faulty::new(before.clone());
+        let w = writer(*format, dev.clone(), None).unwrap();
+        assert_eq!(give_back(w.as_ref(), &found, &JobContext::detached()).unwrap(), free.bytes(), "{format}");
+        w.finish().unwrap();
+        let agrees = |bytes: &[u8], what: &str, done: bool| {
+            let now = view(vec![image(*format, bytes).unwrap_or_else(|e| panic!("{format} {what}: {e}"))]);
+            let wrong = (0..SIZE).find(|i| {
+                let (old, new) = (seen[*i as usize], now[*i as usize]);
+                if free.at(*i).is_some() { new != 0 && (done || new != old) } else { new != old }
+            });
+            assert_eq!(wrong, None, "{format} {options:?} {what}");
+        };
+        agrees(&dev.to_vec(), "at the end", true);
+        power_cuts(&before, &dev.record(), |cut, bytes| agrees(&bytes, cut, false));
+    }
+}
+
 fn identity(image: &Arc<dyn Image>) -> crate::engine::model::ParentIdentity {
     let id = image.describe().identity.clone();
     crate::engine::model::ParentIdentity::VdiUuids {

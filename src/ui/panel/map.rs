@@ -2,14 +2,16 @@
 //! characters tell the same.
 
 use ratatui::layout::Rect;
-use ratatui::text::Line;
+use ratatui::text::{Line, Span};
 
 use crate::app::hits::Hit;
 use crate::app::model::Pane;
-use crate::app::state::map::Colour;
+use crate::app::state::map::{Colour, MapState};
+use crate::app::worker::image::FreeHere;
 use crate::engine::extents::Cell;
 use crate::engine::model::Kind;
-use crate::engine::units::{SECTOR, printable};
+use crate::engine::guest::owners::Owner;
+use crate::engine::units::{SECTOR, printable, printable_bytes};
 use crate::ui::Canvas;
 use crate::ui::frame;
 use crate::ui::pen::{fit, put, put_line, put_right};
@@ -27,7 +29,11 @@ pub fn draw(c: &mut Canvas<'_>, area: Rect) {
         return;
     };
     title(c, Rect { height: 1, ..inner }, &file);
-    let foot = if area.height >= 16 { 6 } else { 4 };
+    let foot = match area.height {
+        20.. => 7,
+        16.. => 6,
+        _ => 4,
+    };
     let grid = Rect { y: area.y + 1, height: area.height.saturating_sub(1 + foot), x: inner.x, width: inner.width };
     let cells = Rect {
         x: grid.x + GUTTER,
@@ -104,6 +110,11 @@ pub(super) fn cell_look(s: &Symbols, cell: &Cell, colour: Colour) -> (&'static s
     }
 }
 
+/// What is shaded.
+fn shaded(m: &MapState) -> Option<&FreeHere> {
+    m.stored_free().filter(|_| m.shade)
+}
+
 fn draw_grid(c: &mut Canvas<'_>, area: Rect) {
     let m = &c.m.map;
     let s = c.look.symbols;
@@ -122,12 +133,18 @@ fn draw_grid(c: &mut Canvas<'_>, area: Rect) {
     }
     let Some(grid) = &m.grid else { return };
     let cursor = m.cursor_cell();
+    let shade = shaded(m);
     for (i, cell) in grid.cells.iter().enumerate() {
         let (x, y) = ((i % columns) as u16, (i / columns) as u16);
         if y >= rows {
             break;
         }
-        let (glyph, role) = cell_look(s, cell, m.colour);
+        let free = shade.map_or(0, |here| {
+            let (from, to) = grid.range(i);
+            here.stored.within(from, to).map(|(a, b)| b - a).sum()
+        });
+        let mostly = free > 0 && free.saturating_mul(2) >= cell.totals.stored();
+        let (glyph, role) = if mostly { (s.free, Role::Warn) } else { cell_look(s, cell, m.colour) };
         let (glyph, role) = if cursor == Some(i) { (s.cursor, Role::Cursor) } else { (glyph, role) };
         put(c.buf, area, x, y, glyph, c.look.style(role));
         c.hits.add(Rect { x: area.x + x, y: area.y + y, width: 1, height: 1 }, Hit::Cell(i));
@@ -182,12 +199,45 @@ fn info(c: &mut Canvas<'_>, area: Rect) {
     }
     put_line(c.buf, body, 0, 0, &fit(first, room, s.ellipsis));
     put_line(c.buf, body, 0, 1, &fit(second, room, s.ellipsis));
-    put_line(c.buf, body, 0, 2, &legend(c, room));
+    let mut y = 2;
+    if area.height >= 7 {
+        put_line(c.buf, body, 0, y, &fit(owner(c), room, s.ellipsis));
+        y += 1;
+    }
+    put_line(c.buf, body, 0, y, &legend(c, room));
     if area.height < 6 {
         return;
     }
-    put_line(c.buf, body, 0, 3, &totals(c, room));
-    zoom_line(c, Rect { y: body.y + 4, height: 1, ..body });
+    put_line(c.buf, body, 0, y + 1, &totals(c, room));
+    zoom_line(c, Rect { y: body.y + y + 2, height: 1, ..body });
+}
+
+/// Whose the byte under the cursor is: a file's, the filesystem's own, nobody's.
+fn owner(c: &Canvas<'_>) -> Vec<Span<'static>> {
+    let m = &c.m.map;
+    let s = c.look.symbols;
+    let head = c.look.span(Role::Dim, "file  ");
+    let free = m.free.as_ref().and_then(|f| f.as_ref().ok());
+    if let Some((_, end)) = free.and_then(|here| here.free.at(m.cursor)) {
+        let stored = free.is_some_and(|here| here.stored.at(m.cursor).is_some());
+        let what = if stored { "free in the filesystem, and stored" } else { "free in the filesystem" };
+        let left = format!(", {} from here", size_words(end - m.cursor));
+        return vec![head, c.look.span(if stored { Role::Warn } else { Role::Text }, what), c.look.span(Role::Dim, left)];
+    }
+    match &m.owners {
+        None if m.error.is_some() => Vec::new(),
+        None => vec![head, c.look.span(Role::Dim, format!("the guest's files are looked through{}", s.ellipsis))],
+        Some(Err(e)) => vec![head, c.look.span(Role::Dim, e.to_string())],
+        Some(Ok(owners)) => match owners.at(m.cursor) {
+            Some(Owner::File { path, inode }) => {
+                let inode = inode.map(|n| format!("  inode {}", grouped(n))).unwrap_or_default();
+                vec![head, c.look.span(Role::Strong, printable_bytes(&path)), c.look.span(Role::Dim, inode)]
+            }
+            Some(Owner::Own(what)) => vec![head, c.look.span(Role::Dim, "the filesystem's own: "), c.look.span(Role::Text, what)],
+            None if owners.partial => vec![head, c.look.span(Role::Dim, "none of those that could be looked through")],
+            None => vec![head, c.look.span(Role::Dim, "none")],
+        },
+    }
 }
 
 fn legend(c: &Canvas<'_>, room: usize) -> Line<'static> {
@@ -216,6 +266,10 @@ fn legend(c: &Canvas<'_>, room: usize) -> Line<'static> {
             }
         }
     }
+    if shaded(&c.m.map).is_some() {
+        all.push(c.look.span(Role::Warn, s.free));
+        all.push(c.look.span(Role::Text, " mostly free in a filesystem"));
+    }
     fit(all, room, s.ellipsis)
 }
 
@@ -235,6 +289,10 @@ fn totals(c: &Canvas<'_>, room: usize) -> Line<'static> {
             out.push(c.look.span(role, size(bytes)));
             out.push(c.look.span(Role::Text, format!(" {word} {}   ", percent(bytes as f64 / all))));
         }
+    }
+    if let Some(stored) = c.m.map.stored_free().map(|here| here.given).filter(|n| *n > 0) {
+        out.push(c.look.span(Role::Warn, size(stored)));
+        out.push(c.look.span(Role::Text, " free in fs: compact --free-space gives it back"));
     }
     fit(out, room, s.ellipsis)
 }

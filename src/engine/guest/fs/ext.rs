@@ -74,6 +74,44 @@ impl Ext {
         }
         Ok(out)
     }
+
+    /// Where the content of `node` lies; with `unwritten` also what is reserved for it and was never written.
+    fn places(&self, node: Node, unwritten: bool) -> Result<Vec<FileExtent>> {
+        let (_, inode, _) = self.inode(node)?;
+        if inode.has_inline_data() {
+            return Ok(Vec::new());
+        }
+        let block = u64::from(self.fs.sb.block_size());
+        let blocks = inode.size.div_ceil(block.max(1));
+        let mut out: Vec<FileExtent> = Vec::new();
+        if inode.has_extents() {
+            let dev = self.fs.dev.clone();
+            let all =
+                guarded("read extents", || fs_ext4::extent::collect_all(&inode.block, dev.as_ref(), self.fs.sb.block_size()))?;
+            out.extend(all.iter().filter(|e| unwritten || !e.uninitialized).map(|e| FileExtent {
+                offset: u64::from(e.logical_block) * block,
+                place: e.physical_block.saturating_mul(block),
+                len: u64::from(e.length) * block,
+            }));
+            return Ok(out);
+        }
+        let stored = inode.blocks.saturating_mul(512).div_ceil(block.max(1));
+        let mut seen = 0;
+        for logical in 0..blocks {
+            // A sparse file of many terabytes has few stored blocks: stop when all have been seen.
+            if seen >= stored {
+                break;
+            }
+            let Some(physical) = guarded("read block map", || self.fs.map_inode_logical(&inode, logical))? else { continue };
+            seen += 1;
+            let next = FileExtent { offset: logical * block, place: physical.saturating_mul(block), len: block };
+            match out.last_mut().filter(|l| l.offset + l.len == next.offset && l.place + l.len == next.place) {
+                Some(last) => last.len += block,
+                None => out.push(next),
+            }
+        }
+        Ok(out)
+    }
 }
 
 impl GuestFs for Ext {
@@ -129,40 +167,27 @@ impl GuestFs for Ext {
         guarded("read link", || self.fs.read_link_ino(ino))
     }
     fn extents(&self, node: Node) -> Result<Vec<FileExtent>> {
-        let (_, inode, _) = self.inode(node)?;
-        if inode.has_inline_data() {
-            return Ok(Vec::new());
+        self.places(node, false)
+    }
+    fn allocated(&self, node: Node) -> Result<Vec<FileExtent>> {
+        self.places(node, true)
+    }
+    fn own_areas(&self, visit: &mut dyn FnMut(&'static str, u64, u64)) -> Result<()> {
+        let sb = &self.fs.sb;
+        let block = u64::from(sb.block_size());
+        let table = (u64::from(sb.inodes_per_group) * u64::from(sb.inode_size)).next_multiple_of(block.max(1));
+        for g in &self.fs.groups {
+            visit("block bitmap", g.block_bitmap.saturating_mul(block), block);
+            visit("inode bitmap", g.inode_bitmap.saturating_mul(block), block);
+            visit("inode table", g.inode_table.saturating_mul(block), table);
         }
-        let block = u64::from(self.fs.sb.block_size());
-        let blocks = inode.size.div_ceil(block.max(1));
-        let mut out: Vec<FileExtent> = Vec::new();
-        if inode.has_extents() {
-            let dev = self.fs.dev.clone();
-            let all =
-                guarded("read extents", || fs_ext4::extent::collect_all(&inode.block, dev.as_ref(), self.fs.sb.block_size()))?;
-            out.extend(all.iter().filter(|e| !e.uninitialized).map(|e| FileExtent {
-                offset: u64::from(e.logical_block) * block,
-                place: e.physical_block.saturating_mul(block),
-                len: u64::from(e.length) * block,
-            }));
-            return Ok(out);
-        }
-        let stored = inode.blocks.saturating_mul(512).div_ceil(block.max(1));
-        let mut seen = 0;
-        for logical in 0..blocks {
-            // A sparse file of many terabytes has few stored blocks: stop when all have been seen.
-            if seen >= stored {
-                break;
-            }
-            let Some(physical) = guarded("read block map", || self.fs.map_inode_logical(&inode, logical))? else { continue };
-            seen += 1;
-            let next = FileExtent { offset: logical * block, place: physical.saturating_mul(block), len: block };
-            match out.last_mut().filter(|l| l.offset + l.len == next.offset && l.place + l.len == next.place) {
-                Some(last) => last.len += block,
-                None => out.push(next),
+        if sb.feature_compat & 4 != 0 && sb.journal_inode != 0 {
+            for e in self.allocated(u64::from(sb.journal_inode))? {
+                visit("journal", e.place, e.len);
             }
         }
-        Ok(out)
+        visit("superblock", 1024, 1024);
+        Ok(())
     }
     fn free_ranges(&self, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
         free_blocks(&self.fs, visit)

@@ -30,6 +30,8 @@ pub(super) struct Fat {
     root: Root,
     /// Chains of clusters already followed, by first cluster: reading a large file in pieces must not follow it each time.
     chains: Mutex<HashMap<u64, std::sync::Arc<Vec<u64>>>>,
+    /// Where the tables are: the first's byte, bytes of each, how many.
+    tables: (u64, u64, u64),
 }
 
 enum Root {
@@ -74,7 +76,7 @@ impl Fat {
         } else {
             Root::Area { at: root_at, len: root_entries * 32 }
         };
-        Ok(Fat { dev, info, table, cluster, clusters, data, root, chains: Mutex::default() })
+        Ok(Fat { dev, info, table, cluster, clusters, data, root, chains: Mutex::default(), tables: (reserved * sector, fat_sectors * sector, fats) })
     }
 
     /// The cluster after `n`; `None` at the end of the chain.
@@ -181,6 +183,19 @@ impl Fat {
             mtime: seconds(le16(&e, 24).unwrap_or(0), le16(&e, 22).unwrap_or(0)),
         })
     }
+
+    /// Where the chain from cluster `first` on lies.
+    fn places(&self, first: u64) -> Result<Vec<FileExtent>> {
+        let mut out: Vec<FileExtent> = Vec::new();
+        for (i, c) in self.chain(first)?.iter().enumerate() {
+            let next = FileExtent { offset: i as u64 * self.cluster, place: self.place(*c), len: self.cluster };
+            match out.last_mut().filter(|l| l.place + l.len == next.place) {
+                Some(last) => last.len += self.cluster,
+                None => out.push(next),
+            }
+        }
+        Ok(out)
+    }
 }
 
 /// Seconds since 1970 of a FAT date and time, which know no time zone.
@@ -285,18 +300,45 @@ impl GuestFs for Fat {
     }
     fn extents(&self, node: Node) -> Result<Vec<FileExtent>> {
         let e = self.entry(node)?;
-        if e.size == 0 {
-            return Ok(Vec::new());
+        if e.size == 0 { Ok(Vec::new()) } else { self.places(e.first) }
+    }
+    fn allocated(&self, node: Node) -> Result<Vec<FileExtent>> {
+        let first = match (node, &self.root) {
+            (0, Root::Area { .. }) => 0,
+            (0, Root::Cluster(c)) => *c,
+            _ => self.entry(node)?.first,
+        };
+        if first == 0 { Ok(Vec::new()) } else { self.places(first) }
+    }
+    fn own_areas(&self, visit: &mut dyn FnMut(&'static str, u64, u64)) -> Result<()> {
+        let (at, len, count) = self.tables;
+        visit("boot sector", 0, 512);
+        visit("file allocation table", at, len.saturating_mul(count));
+        if let Root::Area { at, len } = self.root {
+            visit("root folder", at, len);
         }
-        let mut out: Vec<FileExtent> = Vec::new();
-        for (i, c) in self.chain(e.first)?.iter().enumerate() {
-            let next = FileExtent { offset: i as u64 * self.cluster, place: self.place(*c), len: self.cluster };
-            match out.last_mut().filter(|l| l.place + l.len == next.place) {
-                Some(last) => last.len += self.cluster,
-                None => out.push(next),
+        Ok(())
+    }
+    fn check(&self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let boot = read_vec(self.dev.as_ref(), 0, 512, 512)?;
+        // Linux marks a volume in use in the boot sector, Windows in the second entry of the table (whole: 1).
+        let (state, clean) = match self.info.kind {
+            FsKind::Fat12 => (37, true),
+            FsKind::Fat16 => (37, le16(&self.table, 2).is_some_and(|v| v & 0xc000 == 0xc000)),
+            _ => (65, le32(&self.table, 4).is_some_and(|v| v & 0x0c00_0000 == 0x0c00_0000)),
+        };
+        if boot.get(state).is_none_or(|b| b & 1 != 0) || !clean {
+            found.push("it was not unmounted cleanly".into());
+        }
+        let (at, len, count) = self.tables;
+        for copy in 1..count {
+            let other = read_vec(self.dev.as_ref(), at + copy * len, self.table.len() as u64, self.dev.len())?;
+            if other != self.table {
+                found.push("its two tables do not agree".into());
             }
         }
-        Ok(out)
+        Ok(found)
     }
     fn free_ranges(&self, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
         let mut run = None;

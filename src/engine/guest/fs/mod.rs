@@ -136,6 +136,17 @@ pub trait GuestFs: Send + Sync {
         Err(Error::unsupported(format!("where files lie in {} cannot be told yet", self.info().kind.name())))
     }
 
+    /// Where everything that belongs to a file or folder lies, parts that are reserved and not written among it.
+    fn allocated(&self, node: Node) -> Result<Vec<FileExtent>> {
+        self.extents(node)
+    }
+
+    /// Areas of the filesystem's own that have a name: calls `visit` with it, the offset and the length in bytes on the volume.
+    fn own_areas(&self, visit: &mut dyn FnMut(&'static str, u64, u64)) -> Result<()> {
+        let _ = visit;
+        Ok(())
+    }
+
     /// Our own check of the whole filesystem: what is wrong, in words; empty when nothing is. Filesystems that cannot be checked say
     /// `Unsupported`.
     fn check(&self) -> Result<Vec<String>> {

@@ -30,6 +30,26 @@ impl Xfs {
     pub(super) fn inode(&self, node: Node) -> Result<(Inode, Vec<u8>)> {
         guarded("read inode", || self.fs.read_inode_raw(node))
     }
+
+    /// Where the content of `node` lies; with `unwritten` also what is reserved for it and was never written.
+    fn places(&self, node: Node, unwritten: bool) -> Result<Vec<FileExtent>> {
+        let (inode, raw) = self.inode(node)?;
+        // Kept in the inode itself.
+        if inode.format == fs_xfs::inode::Format::Local {
+            return Ok(Vec::new());
+        }
+        let sb = self.fs.superblock();
+        let block = u64::from(sb.blocksize);
+        let all = guarded("read extents", || self.fs.data_extents(&inode, &raw))?;
+        let stored = all.iter().filter(|e| unwritten || !e.unwritten);
+        Ok(stored
+            .map(|e| FileExtent {
+                offset: e.startoff.saturating_mul(block),
+                place: sb.fsblock_offset(e.startblock),
+                len: e.blockcount.saturating_mul(block),
+            })
+            .collect())
+    }
 }
 
 impl GuestFs for Xfs {
@@ -81,18 +101,21 @@ impl GuestFs for Xfs {
         guarded("read link", || self.fs.read_link(&inode, &raw))
     }
     fn extents(&self, node: Node) -> Result<Vec<FileExtent>> {
-        let (inode, raw) = self.inode(node)?;
+        self.places(node, false)
+    }
+    fn allocated(&self, node: Node) -> Result<Vec<FileExtent>> {
+        self.places(node, true)
+    }
+    fn own_areas(&self, visit: &mut dyn FnMut(&'static str, u64, u64)) -> Result<()> {
         let sb = self.fs.superblock();
         let block = u64::from(sb.blocksize);
-        let all = guarded("read extents", || self.fs.data_extents(&inode, &raw))?;
-        let stored = all.iter().filter(|e| !e.unwritten);
-        Ok(stored
-            .map(|e| FileExtent {
-                offset: e.startoff.saturating_mul(block),
-                place: sb.fsblock_offset(e.startblock),
-                len: e.blockcount.saturating_mul(block),
-            })
-            .collect())
+        for ag in 0..u64::from(sb.agcount) {
+            visit("allocation group header", ag * u64::from(sb.agblocks) * block, 4 * u64::from(sb.sectsize));
+        }
+        if sb.logstart != 0 {
+            visit("log", sb.fsblock_offset(sb.logstart), u64::from(sb.logblocks) * block);
+        }
+        Ok(())
     }
     fn check(&self) -> Result<Vec<String>> {
         let report = guarded("check XFS", || Ok::<_, fs_xfs::Error>(fs_xfs::check::check(&self.fs)))?;

@@ -95,6 +95,9 @@ pub(super) fn other_tool(dev: &FileDevice) -> Option<(String, Vec<Holder>)> {
     if let Some(holders) = flock_holders(dev) {
         return Some(("flock".to_string(), holders));
     }
+    if let Some(name) = dev.id().ok().and_then(holders::loop_device) {
+        return Some((format!("/dev/{name} attached to it"), Vec::new()));
+    }
     let lck = lck_beside(dev.path()?)?;
     let name = lck.file_name().map(|n| printable(&n.to_string_lossy())).unwrap_or_default();
     Some((format!("{name} beside it"), Vec::new()))

@@ -146,6 +146,7 @@ fn conflict(dev: &FileDevice, mode: LockMode) -> Error {
         _ => "it is in use by another process".to_string(),
     };
     let hint = match (&state, mode.writes()) {
+        (LockState::Other(how, _), _) if how.starts_with("/dev/loop") => "unmount what is on it, and detach it with losetup -d",
         (LockState::Other(_, h), _) if h.is_empty() => "if no program has it open, the lock was left behind: remove it",
         (_, true) => "stop the machine or program that uses it, then try again",
         (_, false) => "stop the machine that uses it, or read it as it is with -U (it may be stale)",

@@ -2,6 +2,7 @@
 //! process has the file open, and its `fdinfo` has a `lock:` line.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -42,6 +43,17 @@ fn holds(pid: u32, id: FileId) -> bool {
         let Ok(text) = fs::read_to_string(info.path()) else { return false };
         text.lines().any(|l| l.starts_with("lock:"))
             && fs::metadata(Path::new(&format!("/proc/{pid}/fd")).join(info.file_name())).is_ok_and(|m| FileId::of(&m) == id)
+    })
+}
+
+/// The loop device that shows the file as a disk of this machine, if there is one: it may be mounted, and takes no lock.
+pub(super) fn loop_device(id: FileId) -> Option<String> {
+    let disks = fs::read_dir("/sys/block").ok()?.flatten();
+    let mut loops = disks.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.starts_with("loop"));
+    loops.find(|name| {
+        let Ok(file) = fs::read(format!("/sys/block/{name}/loop/backing_file")) else { return false };
+        let path = Path::new(std::ffi::OsStr::from_bytes(file.strip_suffix(b"\n").unwrap_or(&file)));
+        fs::metadata(path).is_ok_and(|m| FileId::of(&m) == id)
     })
 }
 

@@ -14,7 +14,6 @@ mod copy;
 mod edit;
 mod outlook;
 mod prepare;
-mod ranges;
 mod report;
 mod residue;
 mod scan;
@@ -29,16 +28,16 @@ pub use scan::{Residue, Scanned};
 
 use prepare::{Prepared, Wish, prepare};
 
+use crate::engine::spans as ranges;
+
 use super::edit as open;
 use super::plan::{Estimate, Plan, PlanFile, Undo};
 use super::{Operation, Outcome};
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::Format;
-use crate::engine::format::probe::{best, probe};
 use crate::engine::guest::sanitize::Selection;
 use crate::engine::io::ReadAt;
-use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
 use crate::engine::job::{Claim, JobContext};
 
@@ -179,14 +178,9 @@ impl SanitizeSpec {
         Chain::open(&self.image, &OpenOptions { format: self.open_as()?, gate: Some(self.gate()), ..OpenOptions::default() })
     }
 
-    /// The format it is opened as: what is probed, but a bare filesystem (ami) is a raw disk like any other.
+    /// The format it is opened as.
     fn open_as(&self) -> Result<Option<Format>> {
-        if self.format.is_some_and(|f| f != Format::Ami) {
-            return Ok(self.format);
-        }
-        let dev = FileDevice::open(&self.image)?;
-        let ami = best(&probe(&dev)?) == Format::Ami;
-        Ok(if ami { Some(Format::Raw) } else { self.format })
+        open::bare_is_raw(&self.image, self.format)
     }
 }
 
