@@ -34,9 +34,7 @@ impl Recipe for CompactForm {
     }
 
     fn fields(&self, _: &Answers<'_>) -> Vec<Field> {
-        vec![
-            Field::switch(FREE_SPACE, "Free space", "also what its filesystems call free; it reads as zeros afterwards", false),
-        ]
+        vec![Field::switch(FREE_SPACE, "Free space", "also what its filesystems call free; it reads as zeros afterwards", false)]
     }
 
     fn spec(&self, a: &Answers<'_>) -> Result<JobSpec> {

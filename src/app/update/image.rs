@@ -9,7 +9,10 @@ use crate::app::layer::Layer;
 use crate::app::model::{Model, Pane, Screen};
 use crate::app::state::map::{Colour, MapState};
 use crate::app::state::page::PageState;
-use crate::app::worker::image::{CursorLoaded, CursorRequest, GridLoaded, GridRequest, InsideLoaded, InsideRequest, PageLoaded, PageRequest, Reach, SharesLoaded};
+use crate::app::worker::image::{
+    CursorLoaded, CursorRequest, GridLoaded, GridRequest, InsideLoaded, InsideRequest, PageLoaded, PageRequest, Reach,
+    SharesLoaded,
+};
 use crate::engine::library::Link;
 use crate::engine::limits::MAX_CHAIN;
 
@@ -91,7 +94,8 @@ pub(super) fn shares_loaded(m: &mut Model, loaded: SharesLoaded) -> Vec<Effect> 
 pub(super) fn open_map(m: &mut Model, path: Option<PathBuf>) -> Vec<Effect> {
     if path.is_some() && path != m.map.path {
         let MapState { shape, generation, cursor_generation, inside_generation, colour, shade, .. } = m.map;
-        let new = MapState { path, shape, generation, cursor_generation, inside_generation, colour, shade, ..MapState::default() };
+        let new =
+            MapState { path, shape, generation, cursor_generation, inside_generation, colour, shade, ..MapState::default() };
         m.map = new;
     }
     let mut effects = load_grid(m);

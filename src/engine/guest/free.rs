@@ -61,10 +61,7 @@ pub fn free_space(disk: &Device, thorough: bool, stop: &dyn Fn() -> bool) -> Res
 
 /// Kinds whose free space can be told.
 fn readable(kind: FsKind) -> bool {
-    matches!(
-        kind,
-        FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 | FsKind::Xfs | FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32
-    )
+    matches!(kind, FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 | FsKind::Xfs | FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32)
 }
 
 fn one(volume: &Volume, info: &FsInfo, thorough: bool, stop: &dyn Fn() -> bool) -> Result<std::result::Result<Set, Doubt>> {

@@ -216,11 +216,7 @@ fn each(fs: &dyn GuestFs, stop: &dyn Fn() -> bool, visit: &mut dyn FnMut(&Found<
 /// space that a damaged filesystem only thinks it has is found out before it is given away.
 ///
 /// Errors: a file cannot be read; `Cancelled`.
-pub fn first_in(
-    fs: &Arc<dyn GuestFs>,
-    free: &Set,
-    stop: &dyn Fn() -> bool,
-) -> Result<Option<(Vec<u8>, Node)>> {
+pub fn first_in(fs: &Arc<dyn GuestFs>, free: &Set, stop: &dyn Fn() -> bool) -> Result<Option<(Vec<u8>, Node)>> {
     let mut hit = None;
     let whole = each(fs.as_ref(), stop, &mut |met| {
         for e in met.places.as_ref().map_err(Error::clone)? {

@@ -68,7 +68,11 @@ impl CompactSpec {
 
     /// The image with its chain.
     fn open(&self) -> Result<Chain> {
-        let options = OpenOptions { format: edit::bare_is_raw(&self.image, self.format)?, gate: Some(self.gate()), ..OpenOptions::default() };
+        let options = OpenOptions {
+            format: edit::bare_is_raw(&self.image, self.format)?,
+            gate: Some(self.gate()),
+            ..OpenOptions::default()
+        };
         let chain = Chain::open(&self.image, &options)?;
         chain.disk()?;
         Ok(chain)
@@ -186,7 +190,8 @@ fn plan_free_space(chain: &Chain, plan: &mut Plan) -> Result<()> {
     for f in &found {
         let stored = f.whole(free_space::least(top.as_ref()));
         let (given, free) = (about(stored), about(f.free));
-        plan.steps.push(format!("{}: of {free} free {given} are stored; they are given back, and all of it reads as zeros", f.name));
+        plan.steps
+            .push(format!("{}: of {free} free {given} are stored; they are given back, and all of it reads as zeros", f.name));
         plan.freed_bytes = plan.freed_bytes.saturating_add(stored);
     }
     plan.warnings.extend(left);

@@ -95,10 +95,8 @@ pub(super) fn look(disk: &Arc<Disk>, top: &dyn Image, job: &JobContext) -> Resul
     let device: Device = disk.clone();
     let stopped = || job.stop_if_asked().is_err();
     let all = free_space(&device, true, &stopped)?;
-    let doubts: Vec<(String, bool)> = all
-        .iter()
-        .filter_map(|v| v.free.as_ref().err().map(|d| (format!("{}: {}", v.name, d.why), d.unsound)))
-        .collect();
+    let doubts: Vec<(String, bool)> =
+        all.iter().filter_map(|v| v.free.as_ref().err().map(|d| (format!("{}: {}", v.name, d.why), d.unsound))).collect();
     if let Some((why, _)) = doubts.iter().find(|(_, unsound)| *unsound) {
         return Err(Error::unsupported(format!("what is free cannot be told for certain: {why}"))
             .hint("nothing was changed; without --free-space compact does not look into filesystems"));
@@ -133,7 +131,8 @@ pub(super) fn give_back(writer: &dyn DiskWriter, found: &[StoredFree], job: &Job
     }
     for (start, end) in all.iter().filter(|_| !whole) {
         let (from, to) = (start.next_multiple_of(unit).min(end), (end / unit * unit).max(start));
-        let parts = if from < to { vec![(start, from, false), (from, to, true), (to, end, false)] } else { vec![(start, end, false)] };
+        let parts =
+            if from < to { vec![(start, from, false), (from, to, true), (to, end, false)] } else { vec![(start, end, false)] };
         for (at, stop, units) in parts {
             let mut at = at;
             while at < stop {

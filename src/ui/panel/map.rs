@@ -9,8 +9,8 @@ use crate::app::model::Pane;
 use crate::app::state::map::{Colour, MapState};
 use crate::app::worker::image::FreeHere;
 use crate::engine::extents::Cell;
-use crate::engine::model::Kind;
 use crate::engine::guest::owners::Owner;
+use crate::engine::model::Kind;
 use crate::engine::units::{SECTOR, printable, printable_bytes};
 use crate::ui::Canvas;
 use crate::ui::frame;
@@ -286,13 +286,15 @@ fn totals(c: &Canvas<'_>, room: usize) -> Line<'static> {
         (t.unallocated, "nothing", Role::Dim),
     ] {
         if bytes > 0 || word == "data" {
+            let share = if room < 100 { String::new() } else { format!("{} ", percent(bytes as f64 / all)) };
             out.push(c.look.span(role, size(bytes)));
-            out.push(c.look.span(Role::Text, format!(" {word} {}   ", percent(bytes as f64 / all))));
+            out.push(c.look.span(Role::Text, format!(" {word} {share} ")));
         }
     }
     if let Some(stored) = c.m.map.stored_free().map(|here| here.given).filter(|n| *n > 0) {
         out.push(c.look.span(Role::Warn, size(stored)));
-        out.push(c.look.span(Role::Text, " free in fs: compact --free-space gives it back"));
+        let how = if room < 100 { "" } else { ": compact --free-space" };
+        out.push(c.look.span(Role::Text, format!(" free in fs{how}")));
     }
     fit(out, room, s.ellipsis)
 }

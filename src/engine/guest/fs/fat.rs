@@ -76,7 +76,17 @@ impl Fat {
         } else {
             Root::Area { at: root_at, len: root_entries * 32 }
         };
-        Ok(Fat { dev, info, table, cluster, clusters, data, root, chains: Mutex::default(), tables: (reserved * sector, fat_sectors * sector, fats) })
+        Ok(Fat {
+            dev,
+            info,
+            table,
+            cluster,
+            clusters,
+            data,
+            root,
+            chains: Mutex::default(),
+            tables: (reserved * sector, fat_sectors * sector, fats),
+        })
     }
 
     /// The cluster after `n`; `None` at the end of the chain.
