@@ -243,6 +243,10 @@ fn owner(c: &Canvas<'_>) -> Vec<Span<'static>> {
 fn legend(c: &Canvas<'_>, room: usize) -> Line<'static> {
     let s = c.look.symbols;
     let mut all = vec![c.look.span(Role::Dim, "legend  ")];
+    if shaded(&c.m.map).is_some() {
+        all.push(c.look.span(Role::Warn, s.free));
+        all.push(c.look.span(Role::Text, " mostly free in fs   "));
+    }
     match c.m.map.colour {
         Colour::Kind => {
             for (glyph, role, word) in [
@@ -266,10 +270,6 @@ fn legend(c: &Canvas<'_>, room: usize) -> Line<'static> {
             }
         }
     }
-    if shaded(&c.m.map).is_some() {
-        all.push(c.look.span(Role::Warn, s.free));
-        all.push(c.look.span(Role::Text, " mostly free in a filesystem"));
-    }
     fit(all, room, s.ellipsis)
 }
 
@@ -279,19 +279,21 @@ fn totals(c: &Canvas<'_>, room: usize) -> Line<'static> {
     let t = grid.total.totals;
     let all = t.all().max(1) as f64;
     let mut out = vec![c.look.span(Role::Dim, if c.m.map.zoomed() { "shown   " } else { "totals  " })];
+    let free = c.m.map.stored_free().map(|here| here.given).filter(|n| *n > 0);
     for (bytes, word, role) in [
         (t.data, "data", Role::Data),
         (t.compressed, "compressed", Role::Compressed),
         (t.zero, "zero", Role::Zero),
-        (t.unallocated, "nothing", Role::Dim),
+        // What is left; where there is little room, what is free in filesystems says more.
+        (if room < 80 && free.is_some() { 0 } else { t.unallocated }, "nothing", Role::Dim),
     ] {
         if bytes > 0 || word == "data" {
-            let share = if room < 100 { String::new() } else { format!("{} ", percent(bytes as f64 / all)) };
+            let share = if room < 100 && free.is_some() { String::new() } else { format!("{} ", percent(bytes as f64 / all)) };
             out.push(c.look.span(role, size(bytes)));
             out.push(c.look.span(Role::Text, format!(" {word} {share} ")));
         }
     }
-    if let Some(stored) = c.m.map.stored_free().map(|here| here.given).filter(|n| *n > 0) {
+    if let Some(stored) = free {
         out.push(c.look.span(Role::Warn, size(stored)));
         let how = if room < 100 { "" } else { ": compact --free-space" };
         out.push(c.look.span(Role::Text, format!(" free in fs{how}")));
