@@ -290,7 +290,9 @@ pub(crate) fn sanitized(path: &str, done: bool) -> SanitizeReport {
         written: 196 << 10,
         zeroed: 28 * MIB,
         undo: Some(UndoFile { path: Some(format!("{path}.sanitize-undo").into()), bytes: 8 * MIB }),
-        warnings: vec!["2 internal snapshot(s) keep the old data: fresh, before; delete them, or make a new image of it".into()],
+        warnings: vec![
+            "2 internal snapshots of it with the old data: fresh, before; delete them, or make a new image of it".into(),
+        ],
         scan: done.then(|| ByteScan {
             needles: 412,
             bytes: 2 * GIB,

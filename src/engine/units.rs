@@ -28,6 +28,21 @@ pub fn binary(bytes: u64) -> String {
     }
 }
 
+/// `bytes` rounded to a tenth of the largest binary unit they fill: `299.9 MiB`, `64 KiB`, `12 B`.
+pub fn about(bytes: u64) -> String {
+    let units = [(TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
+    match units.iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, _)) if bytes.is_multiple_of(*unit) => binary(bytes),
+        Some((unit, name)) => format!("{:.1} {name}", bytes as f64 / *unit as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
+/// `1 snapshot`, `3 snapshots`.
+pub fn count(n: u64, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
 /// A size as `qemu-img` takes it: `512`, `10G`, `1.5T`, `64k`, `.5M`, `1b`; plain numbers are bytes. Result in bytes.
 ///
 /// Errors: not a number, a negative one, an unknown suffix, or more than 2^63-1.

@@ -11,6 +11,7 @@ use super::caps::{Env, detect};
 use super::{input, tty};
 use crate::app::config::{Colors, Config, Glyphs};
 use crate::app::key::Keymap;
+use crate::app::layer::Layer;
 use crate::app::message::Level;
 use crate::app::runtime::{self, Workers};
 use crate::app::session::{self, Session};
@@ -48,9 +49,10 @@ pub fn run(options: Options) -> Result<u8> {
     };
     model.library.loading = true;
     let look = look(&env, &options, &config, &mut wrong);
-    if let Some(first) = wrong.first() {
-        let more = if wrong.len() > 1 { format!(" (and {} more)", wrong.len() - 1) } else { String::new() };
-        model.tell(format!("configuration: {first}{more}"), Level::Warning);
+    match wrong.as_slice() {
+        [] => {}
+        [one] => model.tell(format!("configuration: {one}"), Level::Warning),
+        _ => model.layers.push(Layer::Text("What is wrong in the configuration".into(), wrong.clone(), 0)),
     }
 
     let session_file = dirs.as_ref().and_then(|d| Some(d.state_dir()?.join("session.json")));

@@ -3,9 +3,10 @@
 
 use ratatui::layout::Rect;
 use ratatui::style::Style;
+use ratatui::widgets::{Clear, Widget as _};
 
 use super::pen::{put, put_right};
-use super::text::{cut, width};
+use super::text::{cut, width, wrap};
 use super::theme::Role;
 use super::{Canvas, LEAST, widget};
 use crate::app::Action;
@@ -14,6 +15,7 @@ use crate::app::hits::Hit;
 use crate::app::layer::Layer;
 use crate::app::message::Level;
 use crate::app::model::Screen;
+use crate::engine::job::JobState;
 
 /// Draws the frame, tabs, status and footer; gives what is left for the screen.
 pub fn frame(c: &mut Canvas<'_>, area: Rect) -> Rect {
@@ -22,7 +24,6 @@ pub fn frame(c: &mut Canvas<'_>, area: Rect) -> Rect {
     tabs(c, area);
     let foot = area.height - 3;
     rule(c, area, foot);
-    notice(c, Rect { x: area.x + 2, y: area.y + foot, width: area.width - 4, height: 1 });
     footer(c, Rect { x: area.x + 2, y: area.y + area.height - 2, width: area.width - 4, height: 1 });
     Rect { x: area.x + 1, y: area.y + 1, width: area.width - 2, height: area.height - 4 }
 }
@@ -106,10 +107,16 @@ fn status(c: &Canvas<'_>) -> Vec<(String, Role)> {
     }
     let live = c.m.live_jobs();
     if live > 0 {
-        out.push((format!("jobs {live}{}", s.run), Role::Live));
+        let paused = c.m.jobs.rows.iter().filter(|j| j.view.state == JobState::Paused).count();
+        if live > paused {
+            out.push((format!("jobs {}{}", live - paused, s.run), Role::Live));
+        }
+        if paused > 0 {
+            out.push((format!("{paused}{} paused", s.pause), Role::Warn));
+        }
     }
     if !c.m.jobs.left.is_empty() {
-        out.push((format!("{}{}", c.m.jobs.left.len(), s.pause), Role::Warn));
+        out.push((format!("{}{} interrupted", c.m.jobs.left.len(), s.pause), Role::Warn));
     }
     if c.m.library.data.scanning || c.m.library.loading {
         let frame = s.spinner.get(c.m.now.frame(s.spinner.len())).copied().unwrap_or_default();
@@ -119,21 +126,41 @@ fn status(c: &Canvas<'_>) -> Vec<(String, Role)> {
 }
 
 /// What there is to tell, on the rule above the footer: the keys below stay in sight.
-fn notice(c: &mut Canvas<'_>, area: Rect) {
+pub fn notice(c: &mut Canvas<'_>, screen: Rect) {
     let Some(n) = &c.m.notice else { return };
     let (sign, role) = match n.level {
         Level::Info => (c.look.symbols.good, Role::Good),
         Level::Warning => (c.look.symbols.warn, Role::Warn),
         Level::Error => (c.look.symbols.bad, Role::Bad),
     };
+    let text = crate::engine::units::printable(&n.text);
+    // What does not fit on the rule goes on above it: a reason half told is none.
+    let room = usize::from(screen.width.saturating_sub(9));
+    let mut lines = wrap(&text, room);
+    if lines.len() > TOLD {
+        let rest = lines.split_off(TOLD - 1).join(" ");
+        lines.push(cut(&rest, room, c.look.symbols.ellipsis));
+    }
+    let rows = u16::try_from(lines.len()).unwrap_or(1).max(1);
+    let area = Rect { x: screen.x + 2, y: screen.y + screen.height - 2 - rows, width: screen.width - 4, height: rows };
+    if rows > 1 {
+        let all = Rect { x: screen.x + 1, width: screen.width - 2, ..area }.intersection(c.buf.area);
+        Clear.render(all, c.buf);
+        c.buf.set_style(all, c.look.style(Role::Text));
+    }
     let x = c.put(area, 0, 0, &format!(" {sign} "), role);
-    let room = usize::from(area.width.saturating_sub(x + 1));
-    let text = cut(&crate::engine::units::printable(&n.text), room, c.look.symbols.ellipsis);
-    c.put(area, x, 0, &format!("{text} "), Role::Text);
+    for (y, line) in (0..rows).zip(&lines) {
+        c.put(area, x, y, &format!("{line} "), Role::Text);
+    }
 }
+
+/// Rows of a notice at most.
+const TOLD: usize = 3;
 
 fn footer(c: &mut Canvas<'_>, area: Rect) {
     let area = jobs_gauge(c, area);
+    // Under a dialog the screen's keys do nothing: they are there, and dim.
+    let covered = c.m.layer().is_some_and(|l| !matches!(l, Layer::Filter));
     if let Some(Layer::Filter) = c.m.layer() {
         let hints = [("Enter", "keep"), ("Esc", "clear"), ("^~", "move")];
         let hints = if c.look.symbols.up == "↑" {
@@ -182,7 +209,7 @@ fn footer(c: &mut Canvas<'_>, area: Rect) {
     let mut x = 0;
     for (key, row) in shown {
         let start = x;
-        let enabled = (row.enabled)(c.m).is_ok();
+        let enabled = !covered && (row.enabled)(c.m).is_ok();
         x = c.put(area, x, 0, &key, if enabled { Role::Accent } else { Role::Dim }) + 1;
         x = c.put(area, x, 0, row.title, if enabled { Role::Text } else { Role::Dim });
         c.hits.add(Rect { x: area.x + start, y: area.y, width: x - start, height: 1 }, Hit::Run(row.action));

@@ -117,6 +117,7 @@ pub fn draw(m: &Model, look: &Look, frame: &mut ratatui::Frame<'_>) -> Hits {
     for layer in &m.layers {
         dialog::draw(&mut c, area, layer);
     }
+    frame::notice(&mut c, area);
     c.hits
 }
 

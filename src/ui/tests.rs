@@ -155,7 +155,7 @@ fn formed(size: (u16, u16), typed: &str, plan: bool) -> Model {
             needed: Estimate { likely: 1130 * MIB, worst: 2280 * MIB },
             free: 212 * GIB,
         }),
-        losses: vec!["/srv/images/debian-12-base.qcow2 has 2 internal snapshot(s), which are not copied".into()],
+        losses: vec!["/srv/images/debian-12-base.qcow2 has 2 internal snapshots: not copied".into()],
         undo: Undo::Impossible("the file that has the target's name now is replaced".into()),
         ..Plan::default()
     };
@@ -845,4 +845,33 @@ fn a_sanitising_is_started_reported_taken_back_and_destroyed() {
     }
     m.read_only = true;
     assert!(keys(&mut m, "u").is_empty() && keys(&mut m, "z").is_empty() && m.layers.is_empty());
+}
+
+#[test]
+fn the_palette_does_from_a_page_what_can_be_done_with_its_image() {
+    let mut m = inside((120, 36), "i");
+    keys(&mut m, ":");
+    for c in "snapshots".chars() {
+        keys(&mut m, &c.to_string());
+    }
+    let Some(crate::app::layer::Layer::Palette(p)) = m.layer() else { panic!("no palette") };
+    let rows = p.rows(&m);
+    let (first, state) = &rows[0];
+    assert_eq!((first.title, state), ("snapshots", &Ok(())));
+    assert_eq!(rows.iter().filter(|(c, _)| c.title == "snapshots").count(), 1, "each once");
+    keys(&mut m, "enter");
+    assert_eq!(m.screen, crate::app::model::Screen::Snapshots);
+}
+
+#[test]
+fn a_reason_is_told_in_full_and_goes_with_its_screen() {
+    let mut m = start((80, 24));
+    let why = "revert: an overlay reads through to the disk as it is now, and what it reads would change under it";
+    m.tell(why, crate::app::message::Level::Warning);
+    let (buffer, ..) = render(&mut m, &look(Depth::Ansi, true));
+    let words = text(&buffer).replace(['│', '├', '┤', '─', '▲', '\n'], " ");
+    let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains(why), "{words}");
+    keys(&mut m, "4");
+    assert!(m.notice.is_none(), "{:?}", m.notice);
 }

@@ -74,6 +74,21 @@ pub fn path(path: &std::path::Path) -> String {
     printable(&path.to_string_lossy())
 }
 
+/// A sentence with the names of files instead of their whole paths, for where there is little room.
+pub fn brief(text: &str) -> String {
+    let word = |word: &str| match word.rsplit_once('/') {
+        Some((front, name)) if front.starts_with('/') || word.starts_with('/') => {
+            if name.is_empty() {
+                word.to_string()
+            } else {
+                name.to_string()
+            }
+        }
+        _ => word.to_string(),
+    };
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
 /// `text` in lines of at most `room` columns, broken at blanks, or anywhere in words that are longer.
 pub fn wrap(text: &str, room: usize) -> Vec<String> {
     let room = room.max(1);
@@ -197,6 +212,13 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_brief_sentence_has_names_without_folders() {
+        assert_eq!(brief("check /srv/images/web 01.qcow2"), "check web 01.qcow2");
+        assert_eq!(brief("convert a.raw to a.vdi (vdi) 3/4"), "convert a.raw to a.vdi (vdi) 3/4");
+        assert_eq!(brief("delete snapshot 'a/b' of /x, /srv/"), "delete snapshot 'a/b' of x, /srv/");
     }
 
     #[test]

@@ -282,6 +282,15 @@ fn unreadable_and_broken_things_are_nodes_of_their_own() {
 }
 
 #[test]
+fn what_is_still_being_made_is_no_image_yet() {
+    let (_dir, root) = folder();
+    create(&root, "disk.vdi", "vdi", None);
+    std::fs::copy(root.join("disk.vdi"), root.join(".copy.vdi.cowshed-partial")).unwrap();
+    let library = scanned(&options(&root));
+    assert_eq!(library.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["disk.vdi"]);
+}
+
+#[test]
 fn roots_within_roots_and_bind_mounts_show_a_file_once() {
     let (_dir, root) = folder();
     create(&root, "sub/a.qcow2", "qcow2", None);

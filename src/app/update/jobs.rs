@@ -259,7 +259,12 @@ pub(super) fn edge(m: &mut Model, edge: JobEdge) -> Vec<Effect> {
     let title = printable(&job.view.title);
     let long = job.view.progress.elapsed.as_millis() >= LONG;
     let (text, level) = match edge.state {
-        JobState::Done => (format!("done: {title}"), Level::Info),
+        JobState::Done => {
+            let came = job.view.outcome.as_ref().map_or(String::new(), |o| printable(&o.summary));
+            // A sentence about the file itself says less than the title does.
+            let came = if came.is_empty() || came.ends_with("is complete") { String::new() } else { format!(": {came}") };
+            (format!("done: {title}{came}"), Level::Info)
+        }
         JobState::Failed => (format!("failed: {title}: {}", edge.why.as_deref().unwrap_or("see the jobs panel")), Level::Error),
         JobState::Cancelled => (format!("cancelled: {title}"), Level::Info),
         JobState::Paused if edge.why.is_some() => {

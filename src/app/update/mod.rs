@@ -142,12 +142,13 @@ fn key_pressed(m: &mut Model, key: Key) -> Vec<Effect> {
     }
 }
 
-/// Carries out a command, or says why it cannot be done now. Why a command of another screen could not be done is told no longer.
+/// Carries out a command, or says why it cannot be done now. Why another command could not be done before is told no
+/// longer once a screen or a dialog opens.
 pub fn run(m: &mut Model, action: Action) -> Vec<Effect> {
-    let (screen, until) = (m.screen, m.notice.as_ref().map(|n| n.until));
+    let (screen, layers, until) = (m.screen, m.layers.len(), m.notice.as_ref().map(|n| n.until));
     let effects = carry_out(m, action);
     let stale = |n: &Notice| n.level == Level::Warning && Some(n.until) == until;
-    if m.screen != screen && m.notice.as_ref().is_some_and(stale) {
+    if (m.screen != screen || m.layers.len() > layers) && m.notice.as_ref().is_some_and(stale) {
         m.notice = None;
     }
     effects

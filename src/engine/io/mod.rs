@@ -20,6 +20,9 @@ use std::sync::Arc;
 
 use super::error::{Error, ErrorKind, Result};
 
+/// End of the name of a file that becomes an image when it is complete and durable.
+pub const PARTIAL: &str = ".cowshed-partial";
+
 /// What the host keeps in a range of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostRange {

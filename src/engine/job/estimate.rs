@@ -35,7 +35,7 @@ fn estimate(bytes: u64, limit: Option<u64>, sort: &str, earlier: &[Finished]) ->
             let rate = binary(((read / seconds) as u64).next_multiple_of(MIB));
             Some(Takes { seconds: h, basis: format!("{jobs} of this sort read {rate} a second: {} of them", alike.len()) })
         }
-        (_, Some(l)) => Some(Takes { seconds: l, basis: format!("its limit is {} bytes a second", limit.unwrap_or(0)) }),
+        (_, Some(l)) => Some(Takes { seconds: l, basis: format!("its limit is {} a second", binary(limit.unwrap_or(0))) }),
         _ => None,
     }
 }

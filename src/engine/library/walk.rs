@@ -15,6 +15,7 @@ use super::entry::{EntryKind, Facts, Stamp};
 use super::read::{promised, read};
 use super::scan::{Found, Progress};
 use crate::engine::error::{Error, ErrorKind};
+use crate::engine::io::PARTIAL;
 use crate::engine::io::gate::{Gate, missing};
 use crate::engine::io::locks::{LockState, LockTable, network_filesystem, state_at, unlocked_on};
 use crate::engine::io::sys;
@@ -218,6 +219,10 @@ impl<'a> Crew<'a> {
                 if !SKIPPED.iter().any(|s| name == *s) && !is_lck(&name) {
                     self.add(Task::Folder { path, root });
                 }
+                continue;
+            }
+            // An image that is still being made is none yet.
+            if entry.file_name().as_encoded_bytes().ends_with(PARTIAL.as_bytes()) {
                 continue;
             }
             self.files.fetch_add(1, Ordering::Relaxed);

@@ -25,7 +25,7 @@ use crate::engine::io::gate::Gate;
 use crate::engine::io::{Device, ReadAt};
 use crate::engine::job::{Claim, JobContext};
 use crate::engine::model::Kind;
-use crate::engine::units::{MIB, binary};
+use crate::engine::units::about;
 
 /// What to do, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -185,8 +185,6 @@ fn plan_free_space(chain: &Chain, plan: &mut Plan) -> Result<()> {
     let disk = Arc::new(chain.disk()?);
     let Some(top) = disk.layers().first() else { return Ok(()) };
     let (found, left) = free_space::look(&disk, top.as_ref(), &JobContext::detached())?;
-    // Whole MiB where there are many: the step is for a person.
-    let about = |n: u64| binary(if n >= 16 * MIB { n / MIB * MIB } else { n });
     for f in &found {
         let stored = f.whole(free_space::least(top.as_ref()));
         let (given, free) = (about(stored), about(f.free));
@@ -260,7 +258,7 @@ impl Operation for Compact {
                 plan.warnings.push("its dirty bitmaps are given up: the next incremental backup takes all".into());
             }
         }
-        plan.steps.push(format!("it takes {} bytes on the host now", allocated(&chain)));
+        plan.steps.push(format!("it takes {} on the host now", about(allocated(&chain))));
         Ok(plan)
     }
 

@@ -26,6 +26,7 @@ use crate::engine::io::overlay::Overlay;
 use crate::engine::io::{Device, read_padded, sys};
 use crate::engine::job::{Claim, JobContext};
 use crate::engine::model::Kind;
+use crate::engine::units::count;
 
 /// What to do, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -155,7 +156,8 @@ impl RebaseSpec {
         let snapshots = top.describe().snapshots.len();
         if snapshots > 0 && !self.force && !self.unchecked {
             return Err(Error::usage(format!(
-                "its {snapshots} internal snapshot(s) read the old base where they hold nothing; with another base they would change"
+                "{} of it, which would change with another base: where a snapshot holds nothing it reads the old one",
+                count(snapshots as u64, "internal snapshot")
             ))
             .op("rebase")
             .path(&self.image)
@@ -406,7 +408,7 @@ impl Operation for Rebase {
         }
         let snapshots = merge.top.describe().snapshots.len();
         if snapshots > 0 {
-            plan.warnings.push(format!("its {snapshots} internal snapshot(s) will read from the new base"));
+            plan.warnings.push(format!("{} of it will read from the new base", count(snapshots as u64, "internal snapshot")));
         }
         Ok(plan)
     }

@@ -54,7 +54,7 @@ pub fn replaceable(target: &Path) -> Result<()> {
 }
 
 /// End of every partial file's name.
-pub const SUFFIX: &str = ".cowshed-partial";
+pub const SUFFIX: &str = crate::engine::io::PARTIAL;
 
 /// The files of one new image. Dropped without a commit it removes them, unless they are kept for a resume.
 pub struct Stage {

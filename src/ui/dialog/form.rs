@@ -26,7 +26,8 @@ const WIDEST: u16 = 150;
 const BESIDE: u16 = LABEL + 29;
 
 pub(super) fn draw(c: &mut Canvas<'_>, screen: Rect, form: &Form) {
-    let title = cut_middle(&printable(&form.recipe.title()), usize::from(screen.width / 2), c.look.symbols.ellipsis);
+    let title =
+        cut_middle(&printable(&form.recipe.title()), usize::from(screen.width.saturating_sub(26)), c.look.symbols.ellipsis);
     let pages = match form.page {
         _ if form.fields.is_empty() => "",
         Page::Fields => " (1/2)",

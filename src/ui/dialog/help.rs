@@ -52,7 +52,7 @@ fn lines(c: &Canvas<'_>, rows: &[&'static Command], columns: u16) -> Vec<Line> {
 }
 
 pub(super) fn draw(c: &mut Canvas<'_>, screen: Rect, help: &Help) {
-    let area = open(c, screen, 100, screen.height - 2, &format!("Help {} {}", c.look.symbols.dash, c.m.screen.title()));
+    let area = open(c, screen, 100, screen.height, &format!("Help {} {}", c.look.symbols.dash, c.m.screen.title()));
     c.put(area, 0, 0, "search:", Role::Dim);
     input(c, area, 8, 0, &help.search, true);
     let rows = help.rows(c.m.screen, &c.m.keymap);

@@ -11,6 +11,7 @@ use ratatui::widgets::{Clear, Widget as _};
 use super::pen::{paint_row, put};
 use super::text::{cut_front, width, wrap};
 use super::theme::Role;
+use super::widget::scroll_mark;
 use super::{Canvas, frame};
 use crate::app::hits::Hit;
 use crate::app::input::Input;
@@ -35,8 +36,10 @@ pub fn draw(c: &mut Canvas<'_>, screen: Rect, layer: &Layer) {
 
 /// An empty box in the middle of the screen, with its title; gives the area inside.
 fn open(c: &mut Canvas<'_>, screen: Rect, columns: u16, rows: u16, title: &str) -> Rect {
-    let (w, h) = (columns.min(screen.width.saturating_sub(4)), rows.min(screen.height.saturating_sub(2)));
-    let area = Rect { x: screen.x + (screen.width - w) / 2, y: screen.y + (screen.height - h) / 2, width: w, height: h };
+    // The rule with its notices and the footer stay in sight.
+    let above = screen.height.saturating_sub(3);
+    let (w, h) = (columns.min(screen.width.saturating_sub(4)), rows.min(above));
+    let area = Rect { x: screen.x + (screen.width - w) / 2, y: screen.y + (above - h) / 2, width: w, height: h };
     // A column of air on both sides, so that the frame stands off from what is below.
     let air = Rect { x: area.x.saturating_sub(1), width: (w + 2).min(screen.width), ..area };
     Clear.render(air.intersection(c.buf.area), c.buf);
@@ -141,8 +144,12 @@ fn confirm(c: &mut Canvas<'_>, screen: Rect, question: &Confirm) {
 fn text(c: &mut Canvas<'_>, screen: Rect, title: &str, lines: &[String], top: usize) {
     let area = open(c, screen, 100, screen.height, title);
     let all: Vec<String> = lines.iter().flat_map(|l| wrap(l, usize::from(area.width))).collect();
-    c.hits.layer = usize::from(area.height);
-    for (y, line) in (0u16..).zip(all.iter().skip(top).take(usize::from(area.height))) {
-        c.put(area, 0, y, line, Role::Text);
+    let body = Rect { height: area.height.saturating_sub(2), ..area };
+    c.hits.layer = usize::from(body.height);
+    let top = top.min(all.len().saturating_sub(1));
+    for (y, line) in (0u16..).zip(all.iter().skip(top).take(usize::from(body.height))) {
+        c.put(body, 0, y, line, Role::Text);
     }
+    scroll_mark(c, body, body.x + body.width + 1, top, all.len());
+    hints(c, area, area.height.saturating_sub(1), &[("Up Down PgUp PgDn", "scroll"), ("Esc", "close")]);
 }

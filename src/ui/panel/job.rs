@@ -245,7 +245,11 @@ fn facts(sheet: &mut Sheet<'_, '_>, job: &JobRow) {
     let mut time = vec![format!("{} elapsed", duration(p.elapsed.as_secs()))];
     if let Some(eta) = p.eta {
         let spread = if s.ellipsis == "…" { "±" } else { "+-" };
-        time.push(format!("{} left {spread}{}", duration(eta.left.as_secs()), duration(eta.spread.as_secs())));
+        let about = match eta.spread.as_secs() {
+            0 => String::new(),
+            n => format!(" {spread}{}", duration(n)),
+        };
+        time.push(format!("{} left{about}", duration(eta.left.as_secs())));
     }
     if v.state.is_over() && average(job) > 0 {
         time.push(format!("{}/s on average", size(average(job))));

@@ -9,7 +9,7 @@ use crate::app::state::jobs::{JobRow, LeftRow};
 use crate::engine::job::{Finished, JobState};
 use crate::engine::units::printable;
 use crate::ui::pen::{paint_row, put_right};
-use crate::ui::text::{ago, cut, cut_middle, duration, size};
+use crate::ui::text::{ago, brief, cut, cut_middle, duration, size};
 use crate::ui::theme::Role;
 use crate::ui::widget::{scroll_mark, window};
 use crate::ui::{Canvas, widget};
@@ -94,7 +94,7 @@ fn list(c: &mut Canvas<'_>, area: Rect) {
         if v.priority != 0 {
             c.put(line, x, 0, if v.priority > 0 { s.up } else { s.down }, Role::Accent);
         }
-        c.put(line, what_x, 0, &cut_middle(&printable(&v.title), usize::from(what_room), s.ellipsis), Role::Text);
+        c.put(line, what_x, 0, &cut_middle(&brief(&printable(&v.title)), usize::from(what_room), s.ellipsis), Role::Text);
         let p = &v.progress;
         let at = gauge_end - gauge - 5;
         match (v.state, &v.why, &v.error) {
@@ -154,7 +154,7 @@ fn ended(c: &mut Canvas<'_>, line: Rect, place: &Place, job: &Finished) {
     c.put(line, 0, 0, s.dash, Role::Dim);
     let x = c.put(line, 4, 0, glyph, role) + 1;
     c.put(line, x, 0, job.state.name(), Role::Dim);
-    let title = cut_middle(&printable(&job.title), usize::from(place.what_room), s.ellipsis);
+    let title = cut_middle(&brief(&printable(&job.title)), usize::from(place.what_room), s.ellipsis);
     c.put(line, place.what_x, 0, &title, Role::Dim);
     c.put(line, place.at, 0, &ago(i64::try_from(job.ended).unwrap_or(0), c.m.now.unix), Role::Dim);
     put_right(c.buf, line, place.took_end, 0, &took(job), c.look.style(Role::Dim));
@@ -172,7 +172,7 @@ fn interrupted(c: &mut Canvas<'_>, line: Rect, place: &Place, left: &LeftRow) {
     c.put(line, 0, 0, s.dash, Role::Dim);
     let x = c.put(line, 4, 0, s.pause, Role::Warn) + 1;
     c.put(line, x, 0, "interrupted", Role::Warn);
-    let title = cut_middle(&printable(&left.record.title), usize::from(what_room), s.ellipsis);
+    let title = cut_middle(&brief(&printable(&left.record.title)), usize::from(what_room), s.ellipsis);
     c.put(line, what_x, 0, &title, Role::Text);
     let (text, role) = match &left.why_not {
         None => (format!("resumable from {}", size(left.record.durable)), Role::Good),

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::engine::model::{Bitmap, Description, Fact, Snapshot};
+use crate::engine::units::count;
 
 use super::encryption::Encryption;
 use super::extensions::{BACKING_FORMAT, BITMAPS as BITMAPS_EXT, CRYPTO, DATA_FILE, Extensions, FEATURES};
@@ -173,8 +174,4 @@ fn size(bytes: u64) -> String {
         b if b >= 1 << 10 => format!("{} KiB", b >> 10),
         b => format!("{b} bytes"),
     }
-}
-
-fn count(n: u64, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }

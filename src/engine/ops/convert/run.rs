@@ -19,6 +19,7 @@ use crate::engine::ops::Outcome;
 use crate::engine::ops::pipeline::{self, Pace};
 use crate::engine::ops::plan::Plan;
 use crate::engine::ops::stage::Stage;
+use crate::engine::units::about;
 
 /// Time between durable points. Each costs a flush, which the disk must do sooner or later anyway.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -65,7 +66,7 @@ pub(super) fn run(
     if let Some(layout) = plan.layout.as_ref().filter(|_| target.from > 0) {
         job.progress.add_done(layout.data_before(target.from));
     }
-    job.log(format!("{}: {} bytes of data on a disk of {}", plan.title, plan.read_bytes, sources.size()));
+    job.log(format!("{}: {} of data on a disk of {}", plan.title, about(plan.read_bytes), about(sources.size())));
 
     let state = State {
         plan: essence(spec),
@@ -170,7 +171,7 @@ fn resumed(
             Err(why) => why,
             Ok(state) => match Target::resume(spec, protected.to_vec(), backing, &state.extras, durable) {
                 Ok(target) => {
-                    job.log(format!("goes on at {durable}, where an earlier run was durable"));
+                    job.log(format!("goes on at {}, where an earlier run was durable", about(durable)));
                     job.progress.add_skipped(durable);
                     return Ok(Some(target));
                 }

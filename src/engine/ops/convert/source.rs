@@ -15,6 +15,7 @@ use crate::engine::io::{Device, ReadAt, read_padded};
 use crate::engine::model::{Bitmap, Extent, Kind};
 use crate::engine::ops::edit;
 use crate::engine::ops::plan::{Estimate, Layout, PlanFile};
+use crate::engine::units::count;
 
 /// How long planning may look for data before it guesses.
 const LOOK: Duration = Duration::from_secs(1);
@@ -212,7 +213,7 @@ impl Sources {
         for node in self.parts.iter().filter_map(|p| p.chain.nodes.first()) {
             let snapshots = node.description.snapshots.len();
             if snapshots > 0 {
-                out.push(format!("{} has {snapshots} internal snapshot(s), which are not copied", node.path.display()));
+                out.push(format!("{} has {}: not copied", node.path.display(), count(snapshots as u64, "internal snapshot")));
             }
             let left: Vec<_> = node.description.bitmaps.iter().filter(|b| !spec.bitmaps || b.in_use).collect();
             let broken = if spec.bitmaps { " inconsistent" } else { "" };

@@ -40,6 +40,7 @@ use crate::engine::guest::sanitize::Selection;
 use crate::engine::io::ReadAt;
 use crate::engine::io::gate::Gate;
 use crate::engine::job::{Claim, JobContext};
+use crate::engine::units::count;
 
 /// What to do with an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -234,8 +235,8 @@ impl SanitizeSpec {
         if self.target.is_none() && !snapshots.is_empty() {
             let names: Vec<&str> = snapshots.iter().map(|s| if s.name.is_empty() { &s.id } else { &s.name }.as_str()).collect();
             warn(format!(
-                "{} internal snapshot(s) keep the old data: {}; delete them, or make a new image of it (--to)",
-                names.len(),
+                "{} of it with the old data: {}; delete them, or make a new image of it (--to)",
+                count(names.len() as u64, "internal snapshot"),
                 names.join(", ")
             ));
         }

@@ -16,6 +16,7 @@ use crate::engine::io::{Device, ReadAt};
 use crate::engine::job::{Claim, JobContext};
 use crate::engine::ops::plan::{Plan, PlanFile, Undo};
 use crate::engine::ops::{Operation, Outcome, edit};
+use crate::engine::units::{about, count};
 
 /// What to do with the snapshots of an image. Names may be ids.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -208,7 +209,7 @@ impl Operation for Change {
         let spec = &self.spec;
         let (dev, _guard) = edit::hold(&spec.image)?;
         spec.check_format(dev.as_ref())?;
-        let mut editor = Editor::open(dev.clone(), spec.source(dev)).op("change snapshots").path(&spec.image)?;
+        let mut editor = Editor::open(dev.clone(), spec.source(dev.clone())).op("change snapshots").path(&spec.image)?;
         // From here on it is one switch: there is nothing to pause in.
         job.finishing()?;
         let summary = match &spec.action {
@@ -216,7 +217,10 @@ impl Operation for Change {
             Action::Apply { name, keep } => self.apply(&mut editor, name, *keep),
             Action::Delete(names) => {
                 let set = spec.set(editor.list(), names)?;
-                editor.delete(&set).map(|()| format!("{} snapshots are deleted", set.len()))
+                let before = dev.allocated();
+                let deleted = editor.delete(&set);
+                let back = about(before.saturating_sub(dev.allocated()));
+                deleted.map(|()| format!("{} deleted, {back} given back", count(set.len() as u64, "snapshot")))
             }
             Action::Rename { from, to } => {
                 let index = spec.one(editor.list(), from)?;
