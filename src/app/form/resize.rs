@@ -85,6 +85,13 @@ impl Recipe for ResizeForm {
             ));
         }
         if !self.shrinks(a) {
+            let doc = "the guest's last partition becomes as long as the disk allows, and its ext2, ext3, ext4 or XFS with it, without \
+                       mounting: checked before and after, all or nothing. Off: that is left to the guest, whose cloud-init runs growpart \
+                       at first boot if both are there; the plan says whether they are";
+            out.push(Field::switch("grow-guest", "grow the guest", doc, false));
+        }
+        // What grows the guest moves the table's backup as well.
+        if !self.shrinks(a) && !a.on("grow-guest") {
             let doc = "where the guest has a GPT: write its backup anew at the new end of the disk, so that partitions can use the space";
             out.push(Field::switch("move-gpt", "move backup GPT", doc, false));
         }
@@ -103,7 +110,8 @@ impl Recipe for ResizeForm {
         let mut spec = ResizeSpec::new(&self.image, Self::change(a.text("size"))?);
         spec.format = self.format;
         spec.shrink = a.on("shrink");
-        spec.move_gpt = a.on("move-gpt");
+        spec.grow_guest = a.on("grow-guest") && !self.shrinks(a);
+        spec.move_gpt = a.on("move-gpt") && !spec.grow_guest;
         spec.preallocation = match a.text("preallocation") {
             "metadata" => Preallocation::Metadata,
             "falloc" => Preallocation::Falloc,

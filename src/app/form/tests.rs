@@ -203,6 +203,28 @@ fn sizes_may_be_changes() {
     }
 }
 
+#[test]
+fn the_guest_grows_when_its_switch_is_on() {
+    let go = |typed: &str| {
+        let mut m = start();
+        keys(&mut m, "j j j R + 2 G");
+        while form(&m).fields[form(&m).at].id != "grow-guest" {
+            keys(&mut m, "tab");
+        }
+        let effects = keys(&mut m, typed);
+        (m, asked(&effects).spec.clone())
+    };
+    let (mut m, spec) = go("space");
+    let Some(JobSpec::Resize(s)) = spec else { panic!("{:#?}", form(&m).fields) };
+    assert!(s.grow_guest && !s.move_gpt && s.change == Change::By(2 << 30));
+    // It moves the backup of the table by itself.
+    assert!(form(&m).fields.iter().all(|f| f.id != "move-gpt"));
+    let Some(Effect::Copy(command)) = keys(&mut m, "Y").pop() else { panic!() };
+    assert!(command.starts_with("cowshed resize ") && command.contains(" --grow-guest "), "{command}");
+    let (m, _) = go("space space");
+    assert!(form(&m).fields.iter().any(|f| f.id == "move-gpt"));
+}
+
 /// On the page of `web-02.qcow2`, an overlay nobody holds, whose header and bitmaps were read.
 fn on_page() -> Model {
     use crate::app::worker::image::{PageData, PageLoaded};

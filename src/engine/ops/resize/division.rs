@@ -10,7 +10,7 @@ use crate::engine::guest::fs::can_grow;
 use crate::engine::guest::partition::{TableKind, grow::move_backup};
 use crate::engine::guest::volumes::{Layout, Volume, volumes};
 use crate::engine::io::Device;
-use crate::engine::ops::plan::{Plan, Undo};
+use crate::engine::ops::plan::Plan;
 use crate::engine::units::binary;
 
 /// Adds to `plan` what changes for the guest of `disk` when its `old` bytes become `new`, and `growth` with it.
@@ -62,8 +62,8 @@ fn grows(growth: &Growth, plan: &mut Plan) {
             binary(growth.saved)
         ));
     }
-    if let Some(why) = &growth.one_way {
-        plan.undo = Undo::Impossible(why.clone());
+    if let Some(undo) = &growth.undo {
+        plan.undo = undo.clone();
     }
 }
 

@@ -21,6 +21,7 @@ use crate::engine::guest::volumes::{Layout, Volume, volumes};
 use crate::engine::io::draft::Draft;
 use crate::engine::io::{Device, ReadAt, WriteDevice};
 use crate::engine::job::JobContext;
+use crate::engine::ops::plan::Undo;
 use crate::engine::ops::rehearse::over;
 use crate::engine::ops::sanitize::atomic::{self, Change};
 use crate::engine::units::binary;
@@ -40,8 +41,8 @@ pub(super) struct Growth {
     pub(super) warnings: Vec<String>,
     /// Bytes of the undo file while the filesystem is written, about.
     pub(super) saved: u64,
-    /// Why it cannot be taken back.
-    pub(super) one_way: Option<String>,
+    /// Whether, and how, it can be taken back; `None` when nothing but the disk grows.
+    pub(super) undo: Option<Undo>,
 }
 
 /// Plays it through for a disk that is to have `size` bytes. Nothing is written. `image` is where an interrupted growing would be found.
@@ -65,7 +66,7 @@ pub(super) fn rehearse(disk: &Device, size: u64, image: &Path) -> Result<Growth>
         steps: edits.steps.into_iter().map(|s| s.what).collect(),
         warnings: Vec::new(),
         saved: 0,
-        one_way: None,
+        undo: None,
     };
     if again {
         out.steps.insert(0, "a growing that was interrupted is taken back first".into());
@@ -84,9 +85,11 @@ pub(super) fn rehearse(disk: &Device, size: u64, image: &Path) -> Result<Growth>
         Some(g) => {
             out.fate = format!("{place}, and its {} from {} to {}", kind.name(), binary(g.from), binary(g.to));
             out.saved = saved(&writable, volume, g.from).iter().map(|(_, n)| n).sum();
-            out.one_way = Some(match kind {
-                FsKind::Xfs => "XFS does not become smaller again".into(),
-                _ => format!("{} is made smaller by resize2fs, in the guest, before its partition and the disk", kind.name()),
+            out.undo = Some(match kind {
+                FsKind::Xfs => Undo::Impossible("XFS does not become smaller again".into()),
+                _ => Undo::Possible(
+                    "resize2fs and the partition made shorter, from a rescue system; then resize it back with --shrink".into(),
+                ),
             });
         }
         None => out.fate = format!("{place}, and its {} fills it already", kind.name()),
@@ -190,8 +193,10 @@ fn stays(volume: &Volume, layout: &Layout, kind: Option<FsKind>) -> String {
     let device = volume.partition.map_or_else(|| "/dev/vda".into(), |n| format!("/dev/vda{n}"));
     match kind {
         Some(FsKind::Lvm2) => {
-            let mut own = layout.volumes.iter().filter(|v| v.logical_volume && v.partition == volume.partition);
-            let lv = own.next_back().map_or_else(|| "GROUP/VOLUME".to_string(), |v| v.name.clone());
+            let own = layout.volumes.iter().filter(|v| v.logical_volume && v.partition == volume.partition);
+            let lv = own
+                .max_by_key(|v| (v.info.as_ref().is_some_and(|i| can_grow(i.kind)), v.len))
+                .map_or_else(|| "GROUP/VOLUME".to_string(), |v| v.name.clone());
             format!("logical volumes are not grown here: in the guest, pvresize {device}, then lvextend -r -l +100%FREE {lv}")
         }
         Some(FsKind::Btrfs) => "btrfs is not grown here: in the guest, btrfs filesystem resize max / (cloud-init does it)".into(),
