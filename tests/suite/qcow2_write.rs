@@ -538,16 +538,27 @@ fn damage_never_crashes_a_writer() {
 }
 
 #[test]
-fn bitmaps_are_not_trusted_after_a_write_that_did_not_keep_them() {
+fn bitmaps_that_are_not_understood_are_not_trusted_after_a_write() {
     let dir = dir();
     let image = dir.path().join("x.qcow2");
     run("qemu-img", &["create", "-q", "-f", "qcow2", s(&image), "4M"]);
     qemu_img(&image, &format!("bitmap --add {} b", s(&image)));
     drop(open(&image).unwrap());
     assert_eq!(std::fs::read(&image).unwrap()[95] & 1, 1, "opening alone changes nothing");
-    let w = open(&image).unwrap();
-    w.write(0, &[1; 512]).unwrap();
-    w.finish().unwrap();
+    let write = || {
+        let w = open(&image).unwrap();
+        w.write(0, &[1; 512]).unwrap();
+        w.finish().unwrap();
+    };
+    write();
+    assert_eq!(std::fs::read(&image).unwrap()[95] & 1, 1, "it is recorded");
+    // Extra data that nobody here knows and that is not said to be optional: 24 bytes of the entry's name become that.
+    let mut bytes = std::fs::read(&image).unwrap();
+    let entry = bytes.windows(9).position(|w| w == b"\0\x01\0\0\0\0b\0\0").unwrap() - 18;
+    bytes[entry + 18..entry + 24].copy_from_slice(&[0, 1, 0, 0, 0, 7]);
+    bytes[entry + 24..entry + 32].copy_from_slice(b"unknownb");
+    std::fs::write(&image, bytes).unwrap();
+    write();
     assert_eq!(std::fs::read(&image).unwrap()[95] & 1, 0);
 }
 

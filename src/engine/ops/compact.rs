@@ -254,9 +254,6 @@ impl Operation for Compact {
             if top.describe().compressed {
                 plan.warnings.push("compressed clusters stay where they are; convert -c packs them anew".into());
             }
-            if !top.describe().bitmaps.is_empty() {
-                plan.warnings.push("its dirty bitmaps are given up: the next incremental backup takes all".into());
-            }
         }
         plan.steps.push(format!("it takes {} on the host now", about(allocated(&chain))));
         Ok(plan)

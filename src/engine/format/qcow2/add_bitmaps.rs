@@ -8,8 +8,7 @@
 //! Step 2 is one sector, so a cut leaves the image without the bitmaps or with them. In an image that is there already the names of
 //! feature bits, a courtesy, are left out where the sector would not hold all.
 //!
-//! Guest writes of ours do not track: the first one takes the autoclear bit away ([`super::writer`]), as the specification asks of
-//! software that does not keep bitmaps up to date. A program that does then takes a full backup instead of a wrong one.
+//! From then on guest writes are recorded in them: [`super::track`].
 
 use crate::engine::error::{Error, Result};
 use crate::engine::io::Device;
@@ -95,7 +94,7 @@ impl Shared {
     }
 
     /// Writes `bytes` into clusters of their own; where.
-    fn store(&self, s: &mut State, bytes: &[u8]) -> Result<u64> {
+    pub(super) fn store(&self, s: &mut State, bytes: &[u8]) -> Result<u64> {
         let cluster = self.geometry.cluster();
         let clusters = (bytes.len() as u64).div_ceil(cluster).max(1);
         let at = s.alloc.metadata_run(clusters)?;

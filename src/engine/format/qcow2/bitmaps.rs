@@ -13,6 +13,8 @@ use super::tables::OFFSET;
 pub const IN_USE: u32 = 1;
 /// Flag: recorded from the start.
 pub const AUTO: u32 = 2;
+/// Flag: a program that does not know the extra data may use it all the same.
+pub const COMPATIBLE: u32 = 4;
 /// Bytes of the fixed part of an entry.
 const FIXED: usize = 24;
 

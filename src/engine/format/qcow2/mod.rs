@@ -38,6 +38,7 @@ pub mod resize_bitmaps;
 pub mod snapshots;
 pub mod stored;
 pub mod tables;
+pub mod track;
 pub mod usage;
 pub mod write;
 pub mod writer;

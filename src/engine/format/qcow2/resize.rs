@@ -10,7 +10,7 @@ use crate::engine::error::{Error, Result};
 use crate::engine::limits::MAX_L1_BYTES;
 use crate::engine::units::SECTOR;
 
-use super::header::BITMAPS;
+use super::header::{BITMAPS, RAW_EXTERNAL};
 use super::writer::{Shared, State};
 
 impl Shared {
@@ -22,12 +22,14 @@ impl Shared {
         if !size.is_multiple_of(SECTOR) {
             return Err(Error::usage(format!("a qcow2 disk has a multiple of {SECTOR} bytes, and {size} is none")));
         }
-        let bitmaps = self.lock().header.autoclear & BITMAPS != 0;
-        let mut s = self.change()?;
+        let mut s = self.sound()?;
         if s.header.snapshots > 0 && s.header.version < 3 {
             return Err(Error::unsupported("a version 2 image with snapshots cannot be resized: they do not store their size")
                 .hint("upgrade it first: amend -o compat=1.1, or delete the snapshots"));
         }
+        self.settle_bitmaps(&mut s)?;
+        let bitmaps = s.header.autoclear & BITMAPS != 0;
+        self.clear_autoclear(&mut s, RAW_EXTERNAL)?;
         let old = self.size();
         match size.cmp(&old) {
             std::cmp::Ordering::Equal => {}

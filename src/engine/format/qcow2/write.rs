@@ -102,7 +102,7 @@ impl Shared {
 
     /// Decides how `data` at guest byte `at` begins to be written; small parts are written right here.
     fn step(&self, at: u64, data: &[u8]) -> Result<Step> {
-        let mut s = self.change()?;
+        let mut s = self.change_guest(at, data.len() as u64)?;
         let g = &self.geometry;
         let (size, bits) = (g.cluster(), g.cluster_bits);
         let within = at & (size - 1);
@@ -270,7 +270,7 @@ impl Shared {
     /// Stores an encoded cluster behind the last one; false when there is no descriptor for its place.
     pub fn store_compressed(&self, offset: u64, packed: &[u8]) -> Result<bool> {
         let len = packed.len() as u64;
-        let mut s = self.change()?;
+        let mut s = self.change_guest(offset, self.geometry.cluster())?;
         let at = self.pack_room(&mut s, len)?;
         let Some(entry) = self.geometry.pack(Packed { offset: at, len }) else {
             s.alloc.free(at, len);

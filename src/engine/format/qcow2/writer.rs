@@ -26,10 +26,11 @@ use crate::engine::units::MIB;
 
 use super::allocation::Allocator;
 use super::block::Block;
-use super::header::{CORRUPT, Compression, DIRTY, Header, RAW_EXTERNAL};
+use super::header::{CORRUPT, Compression, DIRTY, Header};
 use super::image::{Opened, read_l1};
 use super::live::Live;
 use super::tables::{COPIED, Geometry};
+use super::track::Tracker;
 
 /// Bytes of L2 tables kept in memory.
 const TABLES: u64 = 32 * MIB;
@@ -79,6 +80,8 @@ pub struct State {
     pub tables: HashMap<u64, Block>,
     /// Where the next compressed cluster goes, if there is room in the last one's host cluster.
     pub pack: Option<u64>,
+    /// Bitmaps that record, and what was written meanwhile.
+    pub tracker: Option<Tracker>,
     /// A flush failed: what the file holds is not known any more.
     pub broken: Option<Error>,
 }
@@ -148,6 +151,7 @@ impl State {
             l1_changed: BTreeSet::new(),
             tables: HashMap::new(),
             pack: None,
+            tracker: None,
             broken: None,
         }
     }
@@ -176,21 +180,31 @@ impl Shared {
         self.backing.is_some() || self.below.is_some()
     }
 
-    /// The tables, ready to be changed: refuses after a failed flush, and clears the autoclear features that are not maintained
-    /// (bitmaps, and those not known) before anything else is written.
-    pub fn change(&self) -> Result<MutexGuard<'_, State>> {
-        let mut s = self.lock();
-        if let Some(e) = &s.broken {
-            return Err(e.clone());
+    /// The tables, unless a flush failed.
+    pub fn sound(&self) -> Result<MutexGuard<'_, State>> {
+        let s = self.lock();
+        match &s.broken {
+            Some(e) => Err(e.clone()),
+            None => Ok(s),
         }
+    }
+
+    /// The tables, ready to be changed. Before anything else is written the autoclear features that are not maintained are cleared,
+    /// and bitmaps marked.
+    pub fn change(&self) -> Result<MutexGuard<'_, State>> {
+        let mut s = self.sound()?;
         if s.untouched {
-            let keep = s.header.autoclear & RAW_EXTERNAL;
-            if s.header.autoclear != keep {
-                self.dev.write_at(88, &keep.to_be_bytes())?;
-                self.dev.flush()?;
-                s.header.autoclear = keep;
-            }
+            self.begin_change(&mut s)?;
             s.untouched = false;
+        }
+        Ok(s)
+    }
+
+    /// The same for writing guest bytes of this range.
+    pub fn change_guest(&self, offset: u64, len: u64) -> Result<MutexGuard<'_, State>> {
+        let mut s = self.change()?;
+        if let Some(tracker) = &mut s.tracker {
+            tracker.mark(offset, len);
         }
         Ok(s)
     }
@@ -353,6 +367,11 @@ impl DiskWriter for Writer {
         let mut s = self.shared.lock();
         self.shared.flush(&mut s)
     }
+    fn finish(&self) -> Result<()> {
+        let mut s = self.shared.lock();
+        self.shared.flush(&mut s)?;
+        self.shared.settle_bitmaps(&mut s)
+    }
     fn add_bitmaps(&self, bitmaps: &[(Bitmap, Device)]) -> Result<()> {
         self.shared.add_bitmaps(bitmaps)
     }
@@ -369,7 +388,7 @@ impl DiskWriter for Writer {
         self.shared.clear()
     }
     fn set_backing(&self, backing: Option<&NewBacking>) -> Result<()> {
-        self.flush()?;
+        self.finish()?;
         super::reparent::set_backing(&self.shared.dev, backing)
     }
     fn reader(&self) -> Arc<dyn Image> {

@@ -14,7 +14,7 @@ impl Shared {
     /// Makes a guest range read as zeros, whatever lies below. Clusters wholly in it are given back.
     pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
         self.check_range(offset, len)?;
-        let mut s = self.change()?;
+        let mut s = self.change_guest(offset, len)?;
         self.zero(&mut s, offset, offset + len, self.size())
     }
 

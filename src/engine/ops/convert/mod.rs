@@ -142,7 +142,7 @@ impl Operation for Convert {
             plan.writes = vec![PlanFile { path: spec.target.clone(), what: what.into() }];
             plan.undo = Undo::Impossible("what the target holds now is overwritten".into());
             if spec.in_place {
-                plan.losses.extend(target::losses(spec, sources.size())?);
+                target::refuse(spec, sources.size())?;
             }
         } else {
             let free = super::stage::room(&on)?;

@@ -26,18 +26,14 @@ pub(super) struct Target {
     place: Place,
 }
 
-/// What the existing target of `spec` no longer has afterwards, besides its content; `size` bytes are to be written.
-///
-/// Errors: it cannot be opened, is in use, is too small, or has bitmaps that those to be copied would stand beside.
-pub(super) fn losses(spec: &ConvertSpec, size: u64) -> Result<Option<String>> {
+/// Refuses an existing target of `spec` that cannot take the `size` bytes to be written: it cannot be opened, is in use, is too small, or has bitmaps that those to be copied would stand beside.
+pub(super) fn refuse(spec: &ConvertSpec, size: u64) -> Result<()> {
     let gate = spec.roots.iter().fold(Gate::around(&spec.target), |g, r| g.allow(r)).follow(spec.follow);
     let options = OpenOptions { format: Some(spec.format), gate: Some(gate), ..OpenOptions::default() };
     let chain = Chain::open(&spec.target, &options)?;
     edit::refuse_chain_in_use(&chain)?;
     let bitmaps = chain.nodes.first().map_or(0, |n| n.description.bitmaps.len());
-    fits(spec, chain.layers.first().map_or(0, |l| l.size()), size, bitmaps)?;
-    Ok((bitmaps > 0)
-        .then(|| format!("{} has {bitmaps} dirty bitmap(s), which are given up: take a full backup next", spec.target.display())))
+    fits(spec, chain.layers.first().map_or(0, |l| l.size()), size, bitmaps)
 }
 
 /// Refuses an existing target of `holds` bytes with `bitmaps` bitmaps that cannot take the `size` bytes to be written.
@@ -45,7 +41,7 @@ fn fits(spec: &ConvertSpec, holds: u64, size: u64, bitmaps: usize) -> Result<()>
     let refuse = |why: String, hint: &str| Err(Error::usage(why).op("convert").path(&spec.target).hint(hint));
     if spec.bitmaps && bitmaps > 0 {
         let hint = "remove them first (qemu-img bitmap --remove), or convert to a new image";
-        return refuse("the target has bitmaps of its own, which no longer say the truth once it is written".into(), hint);
+        return refuse("the target has bitmaps of its own, beside which no others are put".into(), hint);
     }
     if holds < size {
         return refuse(format!("the target holds {holds} bytes and {size} are to be written"), "resize it first");

@@ -37,7 +37,7 @@ pub(super) fn commit(draft: &Draft, writer: &dyn DiskWriter, undo: &mut Undo, jo
             done += n;
         }
     }
-    writer.flush()?;
+    writer.finish()?;
     undo.set(State::Done)
 }
 

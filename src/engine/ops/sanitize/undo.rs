@@ -205,7 +205,7 @@ impl Undo {
             return Err(Error::usage("the undo file belongs to a disk of another size"));
         }
         self.pieces(|offset, bytes| writer.write(offset, &bytes))?;
-        writer.flush()
+        writer.finish()
     }
 }
 
