@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::guest::image_and_path;
 use super::job::JobArgs;
 use super::out::Out;
-use super::source::snapshot_name;
+use super::source::{snapshot_name, tell_all_in_use};
 use super::{Failure, Verb};
 use crate::engine::format::Format;
 use crate::engine::ops::JobSpec;
@@ -29,6 +29,10 @@ pub(super) struct Args {
     /// Look at the filesystem of this partition alone (default: the guest's root, with what it mounts)
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
+
+    /// Look at an image that another process is writing to; what is copied may be stale
+    #[arg(short = 'U', long)]
+    force_share: bool,
 
     /// Open files named inside images wherever they are, not only below the image's own folder
     #[arg(long)]
@@ -54,6 +58,10 @@ impl Verb for Args {
         spec.snapshot = self.snapshot.as_deref().map(|s| snapshot_name(s).to_string());
         spec.partition = self.partition;
         spec.follow = self.follow;
+        spec.force_share = self.force_share;
+        if spec.force_share {
+            tell_all_in_use([&spec.image], spec.format, spec.follow);
+        }
         self.job.run(JobSpec::Extract(spec), out)
     }
 }

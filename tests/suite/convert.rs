@@ -453,3 +453,29 @@ fn a_target_in_use_is_not_replaced() {
     ok(&["convert", "-f", "raw", "-O", "qcow2", s(&raw), s(&out)]);
     identical(&raw, "qcow2", &out);
 }
+
+#[test]
+fn whoever_stands_on_a_target_that_is_replaced_is_named() {
+    let dir = dir();
+    let at = |n: &str| dir.path().join(n);
+    std::fs::write(at("in.raw"), noise(1, 1 << 20)).unwrap();
+    qemu_img(&format!("create -q -f qcow2 {} 1M", s(&at("base.qcow2"))));
+    qemu_img(&format!("create -q -f qcow2 -b base.qcow2 -F qcow2 {}", s(&at("over.qcow2"))));
+    let base = at("base.qcow2");
+    let (from, to) = (format!("if={}", s(&at("in.raw"))), format!("of={}", s(&base)));
+    for args in [
+        &["convert", "-f", "raw", "-O", "qcow2", s(&at("in.raw")), s(&base)][..],
+        &["convert", "-n", "-f", "raw", "-O", "qcow2", s(&at("in.raw")), s(&base)],
+        &["create", "-q", "-f", "qcow2", s(&base), "1M"],
+        &["dd", "-f", "raw", "-O", "qcow2", &from, &to],
+    ] {
+        let verb = [&args[..1], &["--dry-run"], &args[1..]].concat();
+        let plan = cowshed(&verb);
+        assert!(plan.status.success() && String::from_utf8_lossy(&plan.stdout).contains("over.qcow2 stands on"), "{plan:?}");
+        let out = cowshed(&args.iter().filter(|a| **a != "-q").copied().collect::<Vec<_>>());
+        assert!(out.status.success() && String::from_utf8_lossy(&out.stderr).contains("over.qcow2 stands on"), "{out:?}");
+    }
+    // Nobody stands on the overlay itself.
+    let out = cowshed(&["convert", "-f", "raw", "-O", "qcow2", s(&at("in.raw")), s(&at("over.qcow2"))]);
+    assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
+}

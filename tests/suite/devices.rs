@@ -100,6 +100,25 @@ fn a_device_is_a_target_and_keeps_its_size() {
 }
 
 #[test]
+fn dd_writes_a_piece_onto_a_device_and_leaves_the_rest() {
+    let dir = dir();
+    let at = |n: &str| dir.path().join(n);
+    let mut want = noise(5, 3 * MIB);
+    want[MIB / 2..MIB].fill(0);
+    std::fs::write(at("src"), &want).unwrap();
+    std::fs::write(at("disk"), vec![0xaa; 16 * MIB]).unwrap();
+    let Some(dev) = Loop::new(&at("disk"), &[]) else { return };
+    let (from, to) = (format!("if={}", s(&at("src"))), format!("of={}", dev.path()));
+    let plan = ok(&["dd", "--dry-run", "-f", "raw", "-O", "raw", &from, &to, "bs=1M", "count=2"]);
+    assert!(plan.contains("block device, overwritten") && plan.contains("not possible"), "{plan}");
+    ok(&["dd", "-f", "raw", "-O", "raw", &from, &to, "bs=1M", "count=2"]);
+    let device = std::fs::read(dev.path()).unwrap();
+    assert!(device[..2 * MIB] == want[..2 * MIB] && device[2 * MIB..].iter().all(|b| *b == 0xaa));
+    ok(&["dd", "-f", "raw", "-O", "qcow2", &from, &to, "bs=1M"]);
+    run("qemu-img", &["compare", "-f", "raw", "-F", "qcow2", s(&at("src")), dev.path()]);
+}
+
+#[test]
 fn a_device_too_small_or_in_use_is_refused_untouched() {
     let dir = dir();
     let at = |n: &str| dir.path().join(n);
@@ -109,6 +128,13 @@ fn a_device_too_small_or_in_use_is_refused_untouched() {
     for extra in [&[][..], &["-n"]] {
         let told = fails(&[&["convert", "-f", "raw", "-O", "raw"], extra, &[s(&at("src")), dev.path()]].concat());
         assert!(told.contains("bytes") && told.contains(dev.path()), "{told}");
+        // Known before anything is done.
+        fails(&[&["convert", "--dry-run", "-f", "raw", "-O", "raw"], extra, &[s(&at("src")), dev.path()]].concat());
+    }
+    let (from, to) = (format!("if={}", s(&at("src"))), format!("of={}", dev.path()));
+    for more in [&[][..], &["--dry-run"]] {
+        let told = fails(&[&["dd", "-f", "raw", "-O", "raw"], more, &[&from, &to, "bs=1M"]].concat());
+        assert!(told.contains("the device has"), "{told}");
     }
     let told = fails(&["resize", "-f", "raw", dev.path(), "8M"]);
     assert!(told.contains("the device has"), "{told}");

@@ -315,3 +315,76 @@ fn qemu_is_kept_off_every_file_while_we_work() {
     assert!(child.wait().unwrap().success());
     assert_eq!(content(&at("to.vmdk")), noise(1, 4 << 20));
 }
+
+/// Every verb that writes refuses an image that a machine has open, names who holds it, and leaves it as it is; so does every verb that
+/// reads, unless it is told to look all the same.
+#[test]
+fn every_verb_keeps_off_an_image_in_use() {
+    let dir = dir();
+    let at = |name: &str| dir.path().join(name);
+    let (image, base, other, out) = (at("top.qcow2"), at("base.qcow2"), at("other.qcow2"), at("out"));
+    let fs = at("fs.raw");
+    std::fs::File::create(&fs).unwrap().set_len(8 << 20).unwrap();
+    run("mkfs.ext4", &["-q", "-d", "/etc/default", s(&fs)]);
+    qemu_img(&format!("convert -f raw -O qcow2 {} {}", s(&fs), s(&base)));
+    qemu_img(&format!("create -q -f qcow2 -b base.qcow2 -F qcow2 {}", s(&image)));
+    qemu_img(&format!("create -q -f qcow2 {} 8M", s(&other)));
+    qemu_img(&format!("snapshot -c old {}", s(&image)));
+    let holder = HolderProcess::qemu_io(&["-f", "qcow2", s(&image)]);
+    wait_for(&image, |s| matches!(s, LockState::Writer(_)));
+    let before = std::fs::read(&image).unwrap();
+    let (input, output, path) = (format!("if={}", s(&image)), format!("of={}", s(&image)), format!("{}:/", s(&image)));
+    let i = s(&image);
+    let writing: [&[&str]; 20] = [
+        &["resize", i, "16M"],
+        &["snapshot", "-c", "new", i],
+        &["snapshot", "-a", "old", i],
+        &["snapshot", "-d", "old", i],
+        &["snapshot", "--rename", "old", "older", i],
+        &["check", "-r", "all", i],
+        &["commit", "--force", i],
+        &["rebase", "--force", "-b", "", i],
+        &["rebase", "-u", "-b", "base.qcow2", "-F", "qcow2", i],
+        &["amend", "-o", "lazy_refcounts=on", i],
+        &["bitmap", "--add", i, "b"],
+        &["flatten", "--force", i],
+        &["compact", i],
+        &["relink", i, "base.qcow2"],
+        &["delete", i],
+        &["sanitize", i],
+        &["convert", "-O", "qcow2", s(&other), i],
+        &["convert", "-n", "-O", "qcow2", s(&other), i],
+        &["create", "-f", "qcow2", i, "8M"],
+        &["dd", "-O", "qcow2", &format!("if={}", s(&other)), &output],
+    ];
+    let reading: [&[&str]; 10] = [
+        &["map", i],
+        &["check", i],
+        &["convert", i, s(&out)],
+        &["dd", &input, &format!("of={}", s(&out))],
+        &["compare", i, s(&other)],
+        &["measure", "-O", "raw", i],
+        &["snapshot", "-l", i],
+        &["inspect", i],
+        &["ls", &path],
+        &["extract", &path, s(&out)],
+    ];
+    let holder_is_named = |args: &[&str]| {
+        let told = cowshed(args);
+        let why = format!("{}{}", String::from_utf8_lossy(&told.stderr), String::from_utf8_lossy(&told.stdout));
+        assert!(why.contains(&format!("(pid {})", holder.pid())), "{args:?}: {why}");
+        told.status.code()
+    };
+    for verb in writing {
+        for args in [verb.to_vec(), [&verb[..1], &["--dry-run"], &verb[1..]].concat()] {
+            assert_eq!(holder_is_named(&args), Some(1), "{args:?}");
+        }
+        assert!(std::fs::read(&image).unwrap() == before, "{verb:?} changed it");
+    }
+    for verb in reading {
+        assert_ne!(holder_is_named(verb), Some(0), "{verb:?}");
+        assert!(!out.exists(), "{verb:?}");
+    }
+    // A plan reads no more than tables, and says what it would wait for.
+    assert_eq!(holder_is_named(&["convert", "--dry-run", i, s(&out)]), Some(0));
+}

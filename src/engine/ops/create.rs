@@ -1,9 +1,9 @@
 //! Create: a new, empty image, by itself or standing on another.
 
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::dependents;
 use super::edit::{self, InPlace};
 use super::plan::{Estimate, Plan, PlanFile, Space, Undo};
 use super::stage::Stage;
@@ -179,10 +179,6 @@ fn backing(image: &ImageSpec, name: &str, protected: &mut Vec<FileId>, warnings:
     Ok(NewBacking { disk, ..backing })
 }
 
-fn is_device(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device())
-}
-
 impl Operation for Create {
     fn claims(&self) -> Result<Vec<Claim>> {
         let wanted = self.wanted()?;
@@ -195,6 +191,7 @@ impl Operation for Create {
         super::rehearse::rehearse(self.spec.format, &spec).op("create").path(&self.spec.target)?;
         let target = &self.spec.target;
         edit::refuse_in_use(target)?;
+        let losses = dependents::losing(target, &self.spec.roots)?;
         let reserves = matches!(spec.option("preallocation"), Some("full" | "falloc"))
             || spec.option("subformat").is_some_and(|s| s == "fixed" || s.ends_with("Flat"))
             || spec.switch("static", false).unwrap_or(false);
@@ -206,6 +203,7 @@ impl Operation for Create {
             writes: vec![PlanFile { path: target.clone(), what: format!("new {} image", self.spec.format) }],
             undo: Undo::DeleteResult,
             warnings,
+            losses,
             ..Plan::default()
         };
         if let Some(b) = &spec.backing {
@@ -215,7 +213,9 @@ impl Operation for Create {
             plan.undo = Undo::Impossible("what the target holds now is replaced".into());
             plan.warnings.push(format!("{} is there already and will be replaced", target.display()));
         }
-        if !is_device(target) {
+        if edit::is_device(target) {
+            plan.space = Some(edit::device_space(target, self.spec.format, spec.size, plan.write_bytes)?);
+        } else {
             let on = super::convert::folder(target);
             let free = super::stage::room(&on)?;
             plan.space = Some(Space { on, needed: Estimate::exact(needed), free });
@@ -229,7 +229,7 @@ impl Operation for Create {
         let create = self.spec.format.entry().create.ok_or_else(|| {
             Error::unsupported(format!("cowshed does not make {} images", self.spec.format)).hint("see `cowshed formats`")
         })?;
-        let made = if is_device(target) {
+        let made = if edit::is_device(target) {
             let (dev, _guard) = edit::hold(target)?;
             create(&spec, &InPlace(dev)).path(target)?.finish()?;
             vec![target.clone()]

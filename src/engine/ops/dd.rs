@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::plan::{Estimate, Plan, PlanFile, Undo};
+use super::edit::{self, InPlace};
+use super::plan::{Estimate, Plan, PlanFile, Space, Undo};
 use super::stage::Stage;
-use super::{Operation, Outcome, edit};
+use super::{Operation, Outcome, dependents};
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Format;
@@ -105,14 +106,29 @@ impl Operation for Dd {
         let chain = spec.chain()?;
         let (start, len) = spec.piece(chain.disk()?.size())?;
         let reads = chain.nodes.iter().map(|n| PlanFile { path: n.path.clone(), what: "read".into() }).collect();
+        let needed = Estimate::exact(len);
+        let (space, undo, what) = match edit::is_device(&spec.output) {
+            true => {
+                let space = edit::device_space(&spec.output, spec.output_format, len, needed)?;
+                (space, Undo::Impossible("what the device holds now is overwritten".into()), "block device, overwritten".into())
+            }
+            false => {
+                super::stage::replaceable(&spec.output)?;
+                let on = super::convert::folder(&spec.output);
+                let free = super::stage::room(&on)?;
+                (Space { on, needed, free }, Undo::DeleteResult, format!("new {} image", spec.output_format))
+            }
+        };
         Ok(Plan {
+            losses: dependents::losing(&spec.output, &[])?,
+            space: Some(space),
             title: spec.title(),
             reads,
-            writes: vec![PlanFile { path: spec.output.clone(), what: format!("new {} image", spec.output_format) }],
+            writes: vec![PlanFile { path: spec.output.clone(), what }],
             steps: vec![format!("{len} bytes from byte {start} on")],
             read_bytes: len,
-            write_bytes: Estimate { likely: len, worst: len },
-            undo: Undo::DeleteResult,
+            write_bytes: needed,
+            undo,
             ..Plan::default()
         })
     }
@@ -143,14 +159,27 @@ impl Operation for Dd {
             file_name: spec.output.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             ..CreateSpec::default()
         };
-        let stage = Stage::new(&spec.output, protected)?;
-        let writer = create(&wanted, &stage).path(&spec.output)?;
         job.progress.set_total(len.max(1));
-        copy(&disk, start, len, writer.as_ref(), job)?;
-        writer.finish()?;
-        job.finishing()?;
-        drop(writer);
-        let made = stage.commit()?;
+        let fill = |writer: &dyn DiskWriter| {
+            copy(&disk, start, len, writer, job)?;
+            writer.finish()?;
+            job.finishing()
+        };
+        let made = if edit::is_device(&spec.output) {
+            let (dev, _guard) = edit::hold(&spec.output)?;
+            let writer = create(&wanted, &InPlace(dev.clone())).path(&spec.output)?;
+            if spec.output_format == Format::Raw {
+                // The plain bytes of a device are what they were.
+                writer.write_zeroes(0, len)?;
+            }
+            fill(writer.as_ref())?;
+            dev.flush()?;
+            vec![spec.output.clone()]
+        } else {
+            let stage = Stage::new(&spec.output, protected)?;
+            fill(create(&wanted, &stage).path(&spec.output)?.as_ref())?;
+            stage.commit()?
+        };
         Ok(Outcome { summary: format!("{len} bytes copied to {}", spec.output.display()), made })
     }
 }

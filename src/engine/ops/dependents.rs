@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::engine::chain::check_identity;
+use crate::engine::chain::{Chain, OpenOptions, check_identity};
 use crate::engine::error::{Error, Result};
 use crate::engine::format::probe::{best, probe};
 use crate::engine::format::{Format, Source};
@@ -76,7 +76,7 @@ pub fn others(image: &Path, identity: &Identity, roots: &[PathBuf], except: &[Fi
 
 /// Refuses to change or remove `image` under those that stand on it, naming them; with `force` they become warnings.
 pub fn refuse(verb: &str, image: &Path, found: &Dependents, force: bool) -> Result<Vec<String>> {
-    let told = |d: &Dependent| format!("{} stands on it and will not be readable as it was", d.path.display());
+    let told = |d: &Dependent| format!("{} stands on {} and will not be readable as it was", d.path.display(), image.display());
     match (found.all.is_empty(), force) {
         (true, _) => Ok(Vec::new()),
         (false, true) => Ok(found.all.iter().map(told).collect()),
@@ -85,6 +85,18 @@ pub fn refuse(verb: &str, image: &Path, found: &Dependents, force: bool) -> Resu
             .path(image)
             .hint("flatten them or rebase them onto another image first; --force does it all the same")),
     }
+}
+
+/// Who stands on the file at `target`, which is about to be replaced or written over, and will not be readable as it was: a line each.
+/// None when there is no such file.
+pub fn losing(target: &Path, roots: &[PathBuf]) -> Result<Vec<String>> {
+    if !std::fs::metadata(target).is_ok_and(|m| m.is_file()) {
+        return Ok(Vec::new());
+    }
+    // Whatever is there now: most formats know what they stand on by its name.
+    let identity = Chain::open(target, &OpenOptions::default()).ok();
+    let identity = identity.and_then(|c| c.nodes.first().map(|n| n.description.identity.clone())).unwrap_or_default();
+    refuse("replace", target, &of(target, &identity, roots)?, true)
 }
 
 /// Finds the images that stand on the one at `image`, which says `identity` of itself: in its own folder, in the two levels of folders

@@ -1,8 +1,10 @@
 //! Opening an image that is there for writing in place: every file held against others, with what lies below it at hand.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::plan::{Estimate, Space};
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::probe::{best, probe};
@@ -172,6 +174,22 @@ pub fn hold_layers(disk: &Disk, shared: bool) -> Result<Vec<Guard>> {
     let mode = if shared { LockMode::Shared } else { LockMode::Read };
     let files = (0..disk.layers().len()).flat_map(|layer| disk.files(layer)).filter_map(|dev| dev.as_file());
     files.map(|file| locks::lock(file, mode)).collect()
+}
+
+/// The file at `path` is a block device.
+pub(super) fn is_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device())
+}
+
+/// The room on the block device at `path` for an image of `format` with a disk of `size` bytes, which will take `needed`.
+///
+/// Errors: a raw disk that is larger than the device.
+pub(super) fn device_space(path: &Path, format: Format, size: u64, needed: Estimate) -> Result<Space> {
+    let free = FileDevice::open(path)?.len();
+    if format == Format::Raw && size > free {
+        return Err(Error::new(ErrorKind::NoSpace, format!("the device has {free} bytes and {size} are needed")).path(path));
+    }
+    Ok(Space { on: path.to_path_buf(), needed, free })
 }
 
 /// Refuses when another process holds the file at `path`; one that is not there is held by nobody.

@@ -47,6 +47,9 @@ pub struct ExtractSpec {
     pub path: String,
     /// What it becomes on the host; an existing folder gets it under its own name.
     pub target: PathBuf,
+    /// Look at it although another process may be writing to it.
+    #[serde(default)]
+    pub force_share: bool,
     /// Folders whose files may be opened when images name them, besides their own.
     pub roots: Vec<PathBuf>,
     /// Open whatever file an image names.
@@ -63,6 +66,7 @@ impl ExtractSpec {
             partition: None,
             path: path.into(),
             target: target.into(),
+            force_share: false,
             roots: Vec::new(),
             follow: false,
         }
@@ -85,9 +89,7 @@ impl ExtractSpec {
         if let Some(n) = self.partition {
             out.extend(["--partition".into(), n.to_string()]);
         }
-        if self.follow {
-            out.push("--follow".into());
-        }
+        out.extend([(self.force_share, "-U"), (self.follow, "--follow")].iter().filter(|f| f.0).map(|f| f.1.to_string()));
         out.extend([format!("{}:{}", self.image.display(), self.path), self.target.display().to_string()]);
         out
     }
@@ -129,7 +131,7 @@ impl Extract {
             None => chain.disk(),
         }
         .path(&s.image)?;
-        let guards = edit::hold_layers(&disk, true)?;
+        let guards = edit::hold_layers(&disk, s.force_share)?;
         let disk: Device = Arc::new(disk);
         let guest = Guest::open_for(&disk, s.partition).path(&s.image)?;
         Ok(Opened { chain, guest, _guards: guards })

@@ -231,7 +231,7 @@ mod tests {
         }
         assert!(tracker.dirty.len() <= MAX_RANGES && tracker.bits > 9);
         for i in 0..(MAX_RANGES as u64 + 10) {
-            assert!(tracker.dirty.contains(i * 2048 >> tracker.bits), "{i}");
+            assert!(tracker.dirty.contains((i * 2048) >> tracker.bits), "{i}");
         }
     }
 }

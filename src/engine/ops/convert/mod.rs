@@ -15,9 +15,9 @@ pub use spec::{ConvertSpec, SPARSE};
 
 use self::baseline::Baseline;
 use self::source::Sources;
-use super::edit;
 use super::plan::{Estimate, Plan, PlanFile, Space, Undo};
 use super::{Operation, Outcome};
+use super::{dependents, edit};
 use crate::engine::chain::Disk;
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::format::Format;
@@ -132,17 +132,28 @@ impl Operation for Convert {
             plan.reads.push(PlanFile { path: b.path.clone(), what: format!("{} image to stand on, never written", b.format) });
         }
         let existing = std::fs::metadata(&spec.target).ok();
-        let device = existing.as_ref().is_some_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type()));
+        let device = edit::is_device(&spec.target);
         if !spec.in_place && !device {
             super::stage::replaceable(&spec.target)?;
         }
         edit::refuse_in_use(&spec.target)?;
+        plan.losses.extend(dependents::losing(&spec.target, &spec.roots)?);
+        // The job waits for what cowshed itself does with them, so that this is no reason to refuse the plan.
+        if let Err(e) = sources.hold(spec.force_share) {
+            plan.warnings.push(format!("{e}: nothing is converted while that is so"));
+        }
         if spec.in_place || device {
             let what = if device { "block device, overwritten" } else { "existing image, overwritten in place" };
             plan.writes = vec![PlanFile { path: spec.target.clone(), what: what.into() }];
             plan.undo = Undo::Impossible("what the target holds now is overwritten".into());
             if spec.in_place {
                 target::refuse(spec, sources.size())?;
+            } else {
+                let space = edit::device_space(&spec.target, spec.format, sources.size(), needed)?;
+                if !space.is_enough() {
+                    plan.warnings.push("in the worst case the target does not fit on its device".into());
+                }
+                plan.space = Some(space);
             }
         } else {
             let free = super::stage::room(&on)?;
