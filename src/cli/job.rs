@@ -11,6 +11,7 @@ use super::out::{Out, Tone, size};
 use crate::engine::error::Error;
 use crate::engine::job::{JobState, JobView, ProgressSnapshot, Runner, RunnerOptions, SubmitOptions, remote, takes};
 use crate::engine::ops::JobSpec;
+use crate::engine::ops::convert::tells_of_resume;
 use crate::engine::ops::plan::Plan;
 use crate::engine::ops::sanitize::Report;
 use crate::engine::units::printable;
@@ -114,11 +115,20 @@ pub(super) fn foreground_report(spec: JobSpec, shown: Shown, out: &mut Out) -> R
         runner.cancel(id);
     }
     let mut told = String::new();
+    let mut resumed = out.quiet;
+    let mut tell = || {
+        let lines = if resumed { Vec::new() } else { runner.log(id) };
+        if let Some(line) = lines.iter().find(|l| tells_of_resume(&l.text)) {
+            eprintln!("cowshed: {}", printable(&line.text));
+            resumed = true;
+        }
+    };
     let done = loop {
         if let Some(view) = runner.wait(id, TICK) {
             break view;
         }
         let Some(view) = runner.view(id) else { continue };
+        tell();
         show(&view, shown, out)?;
         if let (JobState::Paused, Some(why)) = (view.state, &view.why)
             && told != *why
@@ -127,6 +137,7 @@ pub(super) fn foreground_report(spec: JobSpec, shown: Shown, out: &mut Out) -> R
             told.clone_from(why);
         }
     };
+    tell();
     show(&done, shown, out)?;
     if shown == Shown::Bar {
         out.line("")?;

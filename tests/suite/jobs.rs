@@ -214,6 +214,20 @@ fn a_changed_source_is_not_gone_on_with() {
     assert!(std::fs::read(&out).unwrap() == new);
 }
 
+#[test]
+fn a_resume_says_where_it_goes_on_or_why_it_cannot() {
+    let dir = dir();
+    let (src, out) = (dir.path().join("src"), dir.path().join("out"));
+    std::fs::write(&src, noise(1, 4 << 20)).unwrap();
+    let mut resume = program(dir.path());
+    let told = resume.args(["convert", "--resume", "-f", "raw", "-O", "qcow2", s(&src), s(&out)]).output().unwrap();
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.starts_with("cowshed: begins anew: ") && told.contains("no earlier run"), "{told}");
+    let mut other = program(dir.path());
+    let told = other.args(["convert", "-f", "raw", "-O", "qcow2", s(&src), s(&out)]).output().unwrap();
+    assert!(told.status.success() && told.stderr.is_empty(), "{told:?}");
+}
+
 /// The program with state and runtime folders of its own below `dir`.
 fn program(dir: &Path) -> std::process::Command {
     let mut c = std::process::Command::new(env!("CARGO_BIN_EXE_cowshed"));
@@ -300,12 +314,13 @@ fn a_full_disk_fails_a_script_and_resumes_after_space_is_made() {
 /// At a terminal there is a person who can make space: the job waits for that, says so, and goes on by itself.
 #[test]
 fn a_full_disk_pauses_a_job_at_a_terminal_until_space_is_made() {
-    for format in ["raw", "qcow2"] {
+    // The second frees less than is waited for where much is left to do; little is.
+    for (format, size, filler) in [("raw", "128m", "96M"), ("qcow2", "60m", "20M")] {
         let dir = dir();
         std::fs::write(dir.path().join("src"), noise(1, 48 << 20)).unwrap();
         let script = r#"set -e
-            mkdir small; mount -t tmpfs -o size=128m none small
-            head -c 96M /dev/zero > small/filler
+            mkdir small; mount -t tmpfs -o size=SIZE none small
+            head -c FILLER /dev/zero > small/filler
             timeout 60 python3 -c 'import pty, sys, os; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))' \
                 "$0" convert -f raw -O FORMAT src small/out > message &
             job=$!
@@ -316,7 +331,9 @@ fn a_full_disk_pauses_a_job_at_a_terminal_until_space_is_made() {
             wait $job
             test ! -e small/.out.cowshed-partial
             qemu-img compare -f raw -F FORMAT src small/out"#
-            .replace("FORMAT", format);
+            .replace("FORMAT", format)
+            .replace("SIZE", size)
+            .replace("FILLER", filler);
         let mut unshare = std::process::Command::new("unshare");
         unshare.args(["-rm", "sh", "-c", &script, env!("CARGO_BIN_EXE_cowshed")]);
         unshare.current_dir(dir.path()).env("HOME", dir.path()).env("XDG_STATE_HOME", dir.path().join("s"));

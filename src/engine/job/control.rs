@@ -13,6 +13,7 @@ use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::io::sys;
 use crate::engine::ops::checking::Checked;
 use crate::engine::ops::sanitize::Report;
+use crate::engine::units::MIB;
 
 const PAUSE: u8 = 1;
 const CANCEL: u8 = 2;
@@ -183,8 +184,10 @@ impl JobContext {
             }
             self.inner.flags.fetch_or(PAUSE, SeqCst);
         }
-        // A few megabytes come and go by themselves; going on for them would only fail again.
-        self.park(|| free() >= before.saturating_add(32 << 20))
+        // A few megabytes come and go by themselves; going on for them would only fail again, unless little is left to do.
+        let at = self.progress.snapshot(false);
+        let wanted = at.total.saturating_sub(at.done).clamp(MIB, 32 * MIB);
+        self.park(|| free() >= before.saturating_add(wanted))
     }
 
     /// Holds the caller so that no more than the limit passes; `bytes` are about to.

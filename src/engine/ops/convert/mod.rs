@@ -90,6 +90,11 @@ pub fn resumable(spec: &ConvertSpec, state: &serde_json::Value) -> Result<()> {
     run::resumable(spec, &Sources::open(spec)?, state)
 }
 
+/// True for the line of a job's log that says what became of `--resume`: where it goes on, or why it cannot.
+pub fn tells_of_resume(line: &str) -> bool {
+    run::tells_of_resume(line)
+}
+
 /// The folder a file of that name lies in.
 pub(super) fn folder(path: &Path) -> PathBuf {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf()

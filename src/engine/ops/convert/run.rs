@@ -24,6 +24,15 @@ use crate::engine::units::about;
 /// Time between durable points. Each costs a flush, which the disk must do sooner or later anyway.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// How the lines of the log begin that say what became of `--resume`.
+const GOES_ON: &str = "goes on at";
+const BEGINS_ANEW: &str = "begins anew:";
+
+/// True for the line of a job's log that says what became of `--resume`.
+pub(super) fn tells_of_resume(line: &str) -> bool {
+    line.starts_with(GOES_ON) || line.starts_with(BEGINS_ANEW)
+}
+
 /// What the journal keeps for a resume.
 #[derive(serde::Serialize, serde::Deserialize, PartialEq)]
 struct State {
@@ -171,7 +180,7 @@ fn resumed(
             Err(why) => why,
             Ok(state) => match Target::resume(spec, protected.to_vec(), backing, &state.extras, durable) {
                 Ok(target) => {
-                    job.log(format!("goes on at {}, where an earlier run was durable", about(durable)));
+                    job.log(format!("{GOES_ON} {}, where an earlier run was durable", about(durable)));
                     job.progress.add_skipped(durable);
                     return Ok(Some(target));
                 }
@@ -180,7 +189,7 @@ fn resumed(
             },
         },
     };
-    job.log(format!("begins anew: {why}"));
+    job.log(format!("{BEGINS_ANEW} {why}"));
     Ok(None)
 }
 
