@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::{cowshed_in, dir, qemu_io, run, s, text};
+use crate::common::{cowshed, cowshed_in, dir, qemu_img, qemu_io, run, s, text};
 
 fn size(cwd: &Path, format: &str, image: &str) -> u64 {
     let out = run("qemu-img", &["info", "--output=json", "-f", format, s(&cwd.join(image))]);
@@ -227,4 +227,35 @@ fn the_plan_names_what_is_inside() {
     assert!(grown.contains("disk (8 MiB, ext4 \"data\")") && grown.contains("can grow to the new end"), "{grown}");
     let cut = plan("4M");
     assert!(cut.contains("its last 4 MiB is lost") && cut.contains("ext4 beyond the new end is cut"), "{cut}");
+}
+
+#[test]
+fn a_plan_refuses_what_the_format_would_refuse() {
+    let dir = dir();
+    let at = |n: &str| dir.path().join(n);
+    qemu_img(&format!("create -q -f qcow2 -o compat=0.10 {} 8M", s(&at("v2.qcow2"))));
+    qemu_img(&format!("snapshot -c s {}", s(&at("v2.qcow2"))));
+    for format in ["qcow", "cow", "vmdk", "vdi", "vhd", "vhdx"] {
+        let out = cowshed(&["create", "-q", "-f", format, s(&at(format)), "8M"]);
+        assert!(out.status.success(), "{out:?}");
+    }
+    for (format, name, flags, word) in [
+        ("qcow2", "v2.qcow2", &[][..], "compat=1.1"),
+        ("qcow", "qcow", &[], "cannot be resized"),
+        ("cow", "cow", &[], "cannot be resized"),
+        ("vmdk", "vmdk", &["--preallocation=full"], "reserved"),
+        ("vdi", "vdi", &["--preallocation=falloc"], "reserved"),
+        ("vhd", "vhd", &["--preallocation=metadata"], "reserved"),
+        ("vhdx", "vhdx", &["--preallocation=full"], "reserved"),
+    ] {
+        let image = at(name);
+        let before = std::fs::read(&image).unwrap();
+        for more in [&["--dry-run"][..], &[]] {
+            let args = [&["resize", "-f", format], more, flags, &[s(&image), "16M"]].concat();
+            let out = cowshed(&args);
+            let told = String::from_utf8_lossy(&out.stderr).into_owned();
+            assert!(out.status.code() == Some(1) && told.contains(word), "{args:?}: {told}");
+            assert!(std::fs::read(&image).unwrap() == before, "{args:?} changed it");
+        }
+    }
 }

@@ -12,13 +12,14 @@ use super::dependents::{self, Dependents};
 use super::edit::{self, Editing};
 use super::plan::{Estimate, Plan, PlanFile, Space, Undo};
 use super::stage::Stage;
-use super::{Operation, Outcome, pieces};
+use super::{Operation, Outcome, pieces, rehearse};
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, Result};
-use crate::engine::format::Format;
 pub use crate::engine::format::write::Preallocation;
-use crate::engine::format::write::{Below, CreateSpec, DiskWriter, NewBacking};
+use crate::engine::format::write::{Below, CreateSpec, DiskWriter, NewBacking, OpenOther, WriteSource};
+use crate::engine::format::{Format, Source};
 use crate::engine::guest::partition::grow::move_backup;
+use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::{Device, WriteDevice};
 use crate::engine::job::{Claim, JobContext};
@@ -180,6 +181,25 @@ impl Resize {
         job.log("a growing of the filesystem that was interrupted is taken back");
         drop(editing);
         edit::open(&spec.image, spec.format, &spec.gate())
+    }
+
+    /// Refuses what the image's format would refuse: opened with all changes kept in memory, it is asked for no other size.
+    fn refuse_unable(&self, chain: &Chain, old: u64, new: u64) -> Result<()> {
+        let Some((top, below)) = chain.layers.split_first() else { return Ok(()) };
+        let format = top.format();
+        let open = format.entry().open_write.ok_or_else(|| {
+            Error::unsupported(format!("cowshed does not write into {format} images")).op("resize").path(&self.spec.image)
+        })?;
+        let dev = rehearse::over(Arc::new(FileDevice::open(&self.spec.image)?));
+        let gate = self.spec.gate();
+        let source = Source { dev: dev.clone(), path: self.spec.image.clone(), gate: gate.clone() };
+        let below = (!below.is_empty()).then(|| Below(Arc::new(Disk::new(below.to_vec()))));
+        let other: OpenOther = Arc::new(move |from, name| Ok(rehearse::over(Arc::new(gate.open(from, name)?))));
+        let asked = open(WriteSource { dev, source, below, other }).and_then(|writer| {
+            writer.preallocate(old, self.spec.preallocation)?;
+            if writer.is_split(new) { Ok(()) } else { writer.resize(old) }
+        });
+        asked.op("resize").path(&self.spec.image)
     }
 
     /// Refuses what would take content away from images that stand on this one, or break them.
@@ -391,6 +411,8 @@ impl Operation for Resize {
             let on = super::convert::folder(&spec.image);
             let free = super::stage::room(&on)?;
             plan.space = Some(Space { on, needed, free });
+        } else {
+            self.refuse_unable(&chain, old, new)?;
         }
         let growth = if spec.grow_guest { Some(inside::rehearse(&disk, new, &spec.image)?) } else { None };
         division::describe(&disk, old, new, spec.move_gpt, growth.as_ref(), &mut plan)?;
