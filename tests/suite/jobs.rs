@@ -353,7 +353,7 @@ fn a_plan_says_how_long_and_why() {
     };
     assert!(!dry(&[]).contains("takes"), "nothing is known, and nothing is said");
     let limited = dry(&["-r", "2M"]);
-    assert!(limited.contains("about 10 s (its limit is 2097152 bytes a second)"), "{limited}");
+    assert!(limited.contains("about 10 s (its limit is 2 MiB a second)"), "{limited}");
     told(program(dir.path()).args(["convert", "-f", "raw", "-O", "qcow2", "src", "out"]));
     let known = dry(&[]);
     assert!(known.contains("takes") && known.contains("one earlier job of this sort"), "{known}");
