@@ -165,7 +165,9 @@ fn tree(c: &mut Canvas<'_>, area: Rect) {
         } else {
             c.look.symbols.up
         };
-        let title = cut(&format!("{}{mark}", s.column.title()), usize::from(s.width), "");
+        // The mark of a heading as wide as its column stands in the gap before it.
+        let gap = usize::from(numeric(s.column));
+        let title = cut(&format!("{}{mark}", s.column.title()), usize::from(s.width) + gap, "");
         let style = c.look.style(role);
         if numeric(s.column) {
             put_right(c.buf, area, s.x + s.width, 0, &title, style);
@@ -366,12 +368,13 @@ fn entry_cell(c: &mut Canvas<'_>, cell: Rect, column: Column, e: &Entry) {
         Column::Name => {}
         Column::Format => {
             let text = e.format().map_or(s.dash, |f| f.name());
-            c.put(cell, 0, 0, text, Role::Text);
+            c.put(cell, 0, 0, &cut(text, usize::from(cell.width), s.ellipsis), Role::Text);
         }
-        Column::Virtual => right(c, e.virtual_size().map(size), Role::Text),
+        // Of a kind that is only recognised, nought is no size but one that nobody looked for.
+        Column::Virtual => right(c, e.virtual_size().filter(|v| *v > 0 || reads(e)).map(size), Role::Text),
         // What cannot be read has a size nobody knows.
         Column::OnDisk => right(c, Some(size(e.actual_size)).filter(|_| e.actual_size > 0 || e.format().is_some()), Role::Text),
-        Column::Alloc => match e.share() {
+        Column::Alloc => match e.share().filter(|_| reads(e)) {
             Some(share) => {
                 let room = usize::from(cell.width).saturating_sub(5);
                 gauge(c, cell, 0, share, room);
@@ -395,6 +398,11 @@ fn entry_cell(c: &mut Canvas<'_>, cell: Rect, column: Column, e: &Entry) {
             c.put(cell, x, 0, &cut(&text, room, s.ellipsis), role);
         }
     }
+}
+
+/// What is in it can be read, as far as its format goes.
+fn reads(e: &Entry) -> bool {
+    e.format().is_some_and(|f| f.entry().caps.read)
 }
 
 /// Who uses or holds an image, in a few words.
