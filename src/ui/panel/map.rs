@@ -216,7 +216,7 @@ fn info(c: &mut Canvas<'_>, area: Rect) {
 fn owner(c: &Canvas<'_>) -> Vec<Span<'static>> {
     let m = &c.m.map;
     let s = c.look.symbols;
-    let head = c.look.span(Role::Dim, "file  ");
+    let head = c.look.span(Role::Dim, "file    ");
     let free = m.free.as_ref().and_then(|f| f.as_ref().ok());
     if let Some((_, end)) = free.and_then(|here| here.free.at(m.cursor)) {
         let stored = free.is_some_and(|here| here.stored.at(m.cursor).is_some());
