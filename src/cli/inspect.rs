@@ -74,10 +74,11 @@ impl Verb for Args {
                     info.and_then(|f| f.label.clone()).unwrap_or_else(|| "-".into()),
                     free,
                     mounted(&guest, i).join(" "),
+                    info.and_then(|f| f.uuid.clone()).unwrap_or_else(|| "-".into()),
                 ]
             })
             .collect();
-        out.table(&["volume", "start", "size", "type", "holds", "label", "free", "mounted at"], &rows, &[1, 2, 6])?;
+        out.table(&["volume", "start", "size", "type", "holds", "label", "free", "mounted at", "uuid"], &rows, &[1, 2, 6])?;
         for v in guest.layout.volumes.iter() {
             for note in v.info.iter().flat_map(|f| &f.notes).chain(&v.problem) {
                 out.line(out.paint(Tone::Warning, format!("{}: {}", v.name, printable(note))))?;

@@ -33,6 +33,7 @@ mod hostile_guest;
 mod identity;
 mod iso;
 mod jobs;
+mod kinds;
 mod library;
 mod locks;
 mod partition_grow;

@@ -2,6 +2,12 @@
 //!
 //! Only signatures and fixed fields are looked at; nothing is mounted or walked. Reads are few, small and bounded.
 
+mod arrays;
+mod fat;
+mod ntfs;
+mod optical;
+mod others;
+
 use super::uuid_text;
 use crate::engine::error::Result;
 use crate::engine::io::bytes::{array, be16, be32, be64, le16, le32, le64, until_nul};
@@ -109,6 +115,9 @@ impl FsInfo {
     }
 }
 
+/// Bytes of a free map read to count what is free, at most (a bit each for 512 GiB in units of 4 KiB).
+const MAX_TABLE: u64 = 16 << 20;
+
 /// The first bytes of a volume with checked access.
 struct Volume<'a> {
     dev: &'a dyn ReadAt,
@@ -117,6 +126,11 @@ struct Volume<'a> {
 }
 
 impl Volume<'_> {
+    /// A bitmap or table of `len` bytes at `offset`; `None` when it is larger than is read for a count.
+    fn table(&self, offset: u64, len: u64) -> Option<Vec<u8>> {
+        (len <= MAX_TABLE && offset.checked_add(len)? <= self.dev.len()).then(|| self.block(offset, len as usize))?
+    }
+
     fn block(&self, offset: u64, len: usize) -> Option<Vec<u8>> {
         if offset >= self.dev.len() {
             return None;
@@ -133,9 +147,25 @@ pub fn recognise(dev: &dyn ReadAt) -> Result<Option<FsInfo>> {
     read_padded(dev, 0, &mut head)?;
     let v = Volume { dev, head };
     // Containers first: what lies inside them may look like a filesystem by chance.
-    let tries: &[fn(&Volume<'_>) -> Option<FsInfo>] =
-        &[luks, lvm, bitlocker_or_ntfs, md, xfs, ext, swap, fat, btrfs, bcachefs, others, optical, zfs];
+    let tries: &[fn(&Volume<'_>) -> Option<FsInfo>] = &[
+        luks,
+        lvm,
+        ntfs::windows,
+        arrays::md,
+        xfs,
+        ext,
+        swap,
+        fat::fat,
+        btrfs,
+        arrays::bcachefs,
+        others::others,
+        optical::optical,
+        arrays::zfs,
+    ];
     let mut found = tries.iter().find_map(|t| t(&v));
+    if let Some(f) = &mut found {
+        f.free = f.free.filter(|free| f.size.is_none_or(|size| *free <= size));
+    }
     if let Some(f) = &mut found
         && let Some(size) = f.size.filter(|s| *s > dev.len())
     {
@@ -148,6 +178,19 @@ fn label(bytes: Option<&[u8]>) -> Option<String> {
     let text = printable_bytes(until_nul(bytes?));
     let text = text.trim_end();
     (!text.is_empty()).then(|| text.to_string())
+}
+
+/// A label in UTF-16, little-endian, up to its first NUL.
+fn wide_label(bytes: &[u8]) -> Option<String> {
+    let units: Vec<u16> = bytes.chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]])).take_while(|c| *c != 0).collect();
+    label(Some(String::from_utf16_lossy(&units).as_bytes()))
+}
+
+/// How many of the first `count` bits of `map` are not set.
+fn clear_bits(map: &[u8], count: u64) -> u64 {
+    let whole = (count / 8) as usize;
+    let rest = map.get(whole).map_or(0, |b| u64::from((!b & ((1u16 << (count % 8)) - 1) as u8).count_ones()));
+    map.get(..whole).unwrap_or_default().iter().map(|b| u64::from(b.count_zeros())).sum::<u64>() + rest
 }
 
 fn uuid(b: &[u8], at: usize) -> Option<String> {
@@ -248,75 +291,6 @@ fn btrfs(v: &Volume<'_>) -> Option<FsInfo> {
     Some(f)
 }
 
-/// FAT12/16/32 and exFAT by the BIOS parameter block (Microsoft FAT specification, section 3).
-fn fat(v: &Volume<'_>) -> Option<FsInfo> {
-    let b = v.head.as_slice();
-    if le16(b, 510)? != 0xaa55 {
-        return None;
-    }
-    if b.get(3..11)? == b"EXFAT   " {
-        let mut f = FsInfo::new(FsKind::ExFat);
-        let sector = 1u64.checked_shl(u32::from(*b.get(108)?)).filter(|s| (512..=4096).contains(s))?;
-        f.size = le64(b, 72)?.checked_mul(sector);
-        f.uuid = le32(b, 100).map(|n| format!("{:04X}-{:04X}", n >> 16, n & 0xffff));
-        return Some(f);
-    }
-    let sector = u64::from(le16(b, 11)?);
-    let per_cluster = u64::from(*b.get(13)?);
-    let (reserved, fats, root) = (u64::from(le16(b, 14)?), u64::from(*b.get(16)?), u64::from(le16(b, 17)?));
-    let media = *b.get(21)?;
-    let jump = b.first().is_some_and(|j| *j == 0xeb || *j == 0xe9);
-    let plausible =
-        sector.is_power_of_two() && (512..=4096).contains(&sector) && per_cluster.is_power_of_two() && (1..=2).contains(&fats);
-    if !jump || !plausible || reserved == 0 || media < 0xf0 {
-        return None;
-    }
-    let total = match le16(b, 19)? {
-        0 => u64::from(le32(b, 32)?),
-        n => u64::from(n),
-    };
-    let fat_sectors = match le16(b, 22)? {
-        0 => u64::from(le32(b, 36)?),
-        n => u64::from(n),
-    };
-    let data = total.checked_sub(reserved + fats * fat_sectors + (root * 32).div_ceil(sector))?;
-    let clusters = data / per_cluster;
-    let (kind, at) = match clusters {
-        _ if le16(b, 22)? == 0 => (FsKind::Fat32, 67),
-        0..4085 => (FsKind::Fat12, 39),
-        _ => (FsKind::Fat16, 39),
-    };
-    let mut f = FsInfo::new(kind);
-    f.uuid = le32(b, at).map(|n| format!("{:04X}-{:04X}", n >> 16, n & 0xffff));
-    f.label = label(b.get(at + 4..at + 15)).filter(|l| l != "NO NAME");
-    f.size = Some(total * sector);
-    f.block_size = Some(per_cluster * sector);
-    if kind == FsKind::Fat32
-        && let Some(info) = v.block(u64::from(le16(b, 48)?) * sector, 512)
-        && be32(&info, 0) == Some(0x5252_6141)
-    {
-        f.free = le32(&info, 488).filter(|n| u64::from(*n) <= clusters).map(|n| u64::from(n) * per_cluster * sector);
-    }
-    Some(f)
-}
-
-fn bitlocker_or_ntfs(v: &Volume<'_>) -> Option<FsInfo> {
-    let b = v.head.as_slice();
-    match b.get(3..11)? {
-        b"-FVE-FS-" => Some(FsInfo::new(FsKind::BitLocker)),
-        b"NTFS    " => {
-            let mut f = FsInfo::new(FsKind::Ntfs);
-            let sector = u64::from(le16(b, 11)?);
-            f.size = le64(b, 40)?.checked_mul(sector);
-            f.block_size = Some(u64::from(*b.get(13)?) * sector);
-            f.uuid = le64(b, 72).map(|n| format!("{n:016X}"));
-            Some(f)
-        }
-        n if n.starts_with(b"ReFS\0") => Some(FsInfo::new(FsKind::ReFs)),
-        _ => None,
-    }
-}
-
 /// Linux swap: the signature ends the first page (4 to 64 KiB); label and UUID at 1024 (mkswap).
 fn swap(v: &Volume<'_>) -> Option<FsInfo> {
     for page in [4096u64, 8192, 16384, 65536] {
@@ -377,93 +351,6 @@ fn lvm(v: &Volume<'_>) -> Option<FsInfo> {
     }
     f.uuid = Some(groups.join("-"));
     f.size = le64(sector, usize::try_from(le32(sector, 20)?).ok()?.checked_add(32)?);
-    Some(f)
-}
-
-/// MD RAID member: superblock 1.1 at 0, 1.2 at 4 KiB, 1.0 and 0.90 near the end (Documentation/admin-guide/md.rst).
-fn md(v: &Volume<'_>) -> Option<FsInfo> {
-    let len = v.dev.len();
-    let ends = [(len.checked_sub(8192).map(|x| x & !4095)), (len & !65535).checked_sub(65536)];
-    for at in [Some(0), Some(4096), ends[0], ends[1]].into_iter().flatten() {
-        let Some(s) = v.block(at, 256) else { continue };
-        if le32(&s, 0)? != 0xa92b_4efc {
-            continue;
-        }
-        let mut f = FsInfo::new(FsKind::Md);
-        if le32(&s, 4)? == 1 {
-            f.uuid = uuid(&s, 16);
-            f.label = label(s.get(32..64));
-        }
-        return Some(f);
-    }
-    None
-}
-
-/// ZFS: an uberblock (magic 00bab10c, either byte order) in the ring at 128 KiB of the first label.
-fn zfs(v: &Volume<'_>) -> Option<FsInfo> {
-    let ring = v.block(128 << 10, 128 << 10)?;
-    let found = ring.chunks(1024).any(|u| le64(u, 0) == Some(0x00ba_b10c) || be64(u, 0) == Some(0x00ba_b10c));
-    found.then(|| FsInfo::new(FsKind::Zfs))
-}
-
-/// bcachefs: superblock at sector 8, its magic UUID at byte 24 of it.
-fn bcachefs(v: &Volume<'_>) -> Option<FsInfo> {
-    const MAGIC: [u8; 16] = [0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81];
-    let s = v.block(4096, 128)?;
-    if array::<16>(&s, 24)? != MAGIC {
-        return None;
-    }
-    let mut f = FsInfo::new(FsKind::Bcachefs);
-    f.uuid = uuid(&s, 56);
-    f.label = label(s.get(72..104));
-    Some(f)
-}
-
-/// ISO 9660 (ECMA-119) and UDF (ECMA-167): volume descriptors from 32 KiB on.
-fn optical(v: &Volume<'_>) -> Option<FsInfo> {
-    let area = v.block(32 << 10, 16 * 2048)?;
-    let mut found = None;
-    for d in area.chunks(2048) {
-        match d.get(1..6)? {
-            b"CD001" => {
-                let mut f = FsInfo::new(FsKind::Iso9660);
-                if d.first() == Some(&1) {
-                    f.label = label(d.get(40..72));
-                    f.block_size = le16(d, 128).map(u64::from);
-                    f.size = le32(d, 80).zip(f.block_size).map(|(n, b)| u64::from(n) * b);
-                    found = Some(f);
-                } else {
-                    found.get_or_insert(f);
-                }
-            }
-            b"NSR02" | b"NSR03" => {
-                found.get_or_insert(FsInfo::new(FsKind::Udf));
-            }
-            _ => {}
-        }
-    }
-    found
-}
-
-/// Filesystems named by one signature at one place.
-fn others(v: &Volume<'_>) -> Option<FsInfo> {
-    let table: &[(u64, &[u8], FsKind)] = &[
-        (0, b"hsqs", FsKind::Squashfs),
-        (32, b"NXSB", FsKind::Apfs),
-        (1024, b"\xe2\xe1\xf5\xe0", FsKind::Erofs),
-        (1024, b"\x10\x20\xf5\xf2", FsKind::F2fs),
-        (1024, b"H+\0\x04", FsKind::HfsPlus),
-        (1024, b"HX\0\x05", FsKind::HfsPlus),
-        (32768, b"JFS1", FsKind::Jfs),
-        (65536 + 52, b"ReIsEr", FsKind::Reiserfs),
-        (8192 + 52, b"ReIsEr", FsKind::Reiserfs),
-    ];
-    let hit = table.iter().find(|(at, sign, _)| v.block(*at, sign.len()).as_deref() == Some(*sign))?;
-    let mut f = FsInfo::new(hit.2);
-    if hit.2 == FsKind::F2fs {
-        let s = v.block(1024, 1024)?;
-        f.uuid = uuid(&s, 108);
-    }
     Some(f)
 }
 

@@ -22,6 +22,8 @@ pub struct Volume {
     pub name: String,
     /// Primary volume identifier.
     pub volume: String,
+    /// Volume set identifier; begins with a number of its own.
+    pub set: String,
     /// `1.02`, `2.01`, …
     pub revision: Option<String>,
     /// End of the last partition, in bytes.
@@ -43,7 +45,10 @@ impl Volume {
             for i in 0..(u64::from(len) / block).min(MAX_DESCRIPTORS) {
                 let d = read_up_to(dev, (u64::from(start) + i) * block, DESCRIPTOR)?;
                 match tag(&d) {
-                    Some(1) => v.volume = dstring(d.get(24..56).unwrap_or_default()),
+                    Some(1) => {
+                        v.volume = dstring(d.get(24..56).unwrap_or_default());
+                        v.set = dstring(d.get(72..200).unwrap_or_default());
+                    }
                     Some(5) => {
                         let sectors = u64::from(le32(&d, 188).unwrap_or(0)) + u64::from(le32(&d, 192).unwrap_or(0));
                         v.end = v.end.max(sectors * block);
