@@ -84,7 +84,7 @@ fn proto_of(root: &Path) -> String {
     out + "$\n"
 }
 
-type Tree = BTreeMap<String, Vec<u8>>;
+pub type Tree = BTreeMap<String, Vec<u8>>;
 
 fn walk(fs: &dyn GuestFs, node: Node, at: &str, out: &mut Tree) {
     for e in fs.list(node).unwrap() {

@@ -184,6 +184,7 @@ impl Verb for Args {
         }
         if code == 0 && report.failed() {
             eprintln!("cowshed: {}: some of what was removed is still in its bytes", image.display());
+            eprintln!("hint: a new image made of it with --to holds only what the disk holds");
             return Ok(1);
         }
         Ok(code)

@@ -4,6 +4,7 @@
 //! format, the terminal, the environment or where images live.
 
 pub mod bytes;
+pub mod cached;
 pub mod direct;
 pub mod draft;
 pub mod fault;
@@ -13,6 +14,7 @@ pub mod locks;
 pub mod memory;
 pub mod overlay;
 pub mod sys;
+pub mod watched;
 pub mod window;
 
 use std::path::Path;

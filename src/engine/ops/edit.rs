@@ -14,6 +14,7 @@ use crate::engine::io::direct::Direct;
 use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::locks::{self, Guard, LockMode};
+use crate::engine::io::watched::Written;
 use crate::engine::io::{ReadAt, WriteAt, WriteDevice};
 
 /// An image open for writing. Nobody else writes any of its files, or what it stands on, until this is dropped.
@@ -99,10 +100,16 @@ pub fn open(path: &Path, format: Option<Format>, gate: &Gate) -> Result<Editing>
     open_as_it_is(path, format, gate)
 }
 
-/// The same for an image that may be half sanitised: for whoever is about to mend that.
+/// The same for an image that may be half done: for whoever is about to mend that.
 pub(super) fn open_as_it_is(path: &Path, format: Option<Format>, gate: &Gate) -> Result<Editing> {
+    open_noting(path, format, gate, None)
+}
+
+/// The same, and what is written is noted in `written`.
+pub(super) fn open_noting(path: &Path, format: Option<Format>, gate: &Gate, written: Option<&Written>) -> Result<Editing> {
     // Held before it is looked at, so that what is read here is still so when it is written.
     let (dev, guard) = hold(path)?;
+    let dev = noting(written, dev)?;
     // What it stands on is read through while it is written.
     let options = OpenOptions { format, gate: Some(gate.clone()), ..OpenOptions::default() };
     let chain = Chain::open(path, &options)?;
@@ -118,7 +125,7 @@ pub(super) fn open_as_it_is(path: &Path, format: Option<Format>, gate: &Gate) ->
             Some(Below(Arc::new(disk)))
         }
     };
-    let mut editing = writing(path, format, gate, (dev, guard), below)?;
+    let mut editing = write_noting(path, format, gate, (dev, guard), below, written.cloned())?;
     editing.guards.append(&mut guards);
     editing.below = layers;
     Ok(editing)
@@ -142,6 +149,21 @@ pub(super) fn writing(
     held: (WriteDevice, Guard),
     below: Option<Below>,
 ) -> Result<Editing> {
+    write_noting(path, format, gate, held, below, None)
+}
+
+fn noting(written: Option<&Written>, dev: WriteDevice) -> Result<WriteDevice> {
+    written.map_or_else(|| Ok(dev.clone()), |w| w.noting(dev.clone()))
+}
+
+fn write_noting(
+    path: &Path,
+    format: Format,
+    gate: &Gate,
+    held: (WriteDevice, Guard),
+    below: Option<Below>,
+    written: Option<Written>,
+) -> Result<Editing> {
     let open = format
         .entry()
         .open_write
@@ -155,7 +177,7 @@ pub(super) fn writing(
         let file = through.open_rw(from, name)?;
         let guard = locks::lock(&file, LockMode::Resize)?;
         taken.lock().unwrap_or_else(PoisonError::into_inner).push(guard);
-        Ok(Arc::new(Direct::for_writing(file)))
+        noting(written.as_ref(), Arc::new(Direct::for_writing(file)))
     });
     let writer = open(WriteSource { dev: dev.clone(), source, below, other }).path(path)?;
     guards.append(&mut others.lock().unwrap_or_else(PoisonError::into_inner));

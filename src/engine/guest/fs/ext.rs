@@ -193,25 +193,12 @@ impl GuestFs for Ext {
         free_blocks(&self.fs, visit)
     }
     fn check(&self) -> Result<Vec<String>> {
-        let report = guarded("check ext filesystem", || self.fs.audit(u32::MAX, u32::MAX))?;
-        let mut found: Vec<String> = report.anomalies.iter().take(20).map(|a| format!("{a:?}")).collect();
-        if !report.is_clean() && found.is_empty() {
-            found.push(format!("{} anomalies", report.anomalies_count));
-        }
-        // The superblock's own count, which a replayed journal may have left behind.
-        let mut free = 0;
-        self.free_ranges(&mut |_, len| free += len)?;
-        let block = u64::from(self.fs.sb.block_size()).max(1);
-        let told: u64 = self.fs.groups.iter().map(|g| u64::from(g.free_blocks_count)).sum();
-        if free / block != told {
-            found.push(format!("{} blocks are free in the bitmaps and {told} by the group descriptors", free / block));
-        }
-        Ok(found)
+        super::ext_check::check(self)
     }
 }
 
 /// Free blocks by the groups' bitmaps. A group whose bitmap was never initialised is free but for the metadata that lies in it.
-fn free_blocks(fs: &Filesystem, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
+pub(super) fn free_blocks(fs: &Filesystem, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
     let sb = &fs.sb;
     let block = u64::from(sb.block_size());
     let raw = &sb.raw;
@@ -222,25 +209,38 @@ fn free_blocks(fs: &Filesystem, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
     let total = sb.blocks_count;
     let metadata = metadata(fs);
     let mut run: Option<(u64, u64)> = None;
+    let mut free = |start: u64, len: u64| match &mut run {
+        _ if len == 0 => {}
+        Some((s, l)) if *s + *l == start => *l += len,
+        known => {
+            if let Some((s, l)) = known.replace((start, len)) {
+                visit(s * block, l * block);
+            }
+        }
+    };
     for (n, group) in fs.groups.iter().enumerate() {
         let start = first + n as u64 * per_group;
-        let uninitialised = group.flags & 2 != 0;
-        let bitmap = if uninitialised { Vec::new() } else { guarded("read block bitmap", || fs.read_block(group.block_bitmap))? };
-        for i in 0..per_group.min(total.saturating_sub(start)) {
-            let free = if uninitialised {
-                metadata.range(..=start + i).next_back().is_none_or(|(_, end)| *end <= start + i)
-            } else {
-                bitmap.get((i / 8) as usize).is_some_and(|b| b & (1 << (i % 8)) == 0)
-            };
-            run = match (run, free) {
-                (None, true) => Some((start + i, 1)),
-                (Some((s, l)), true) if s + l == start + i => Some((s, l + 1)),
-                (Some((s, l)), _) => {
-                    visit(s * block, l * block);
-                    free.then_some((start + i, 1))
-                }
-                (None, false) => None,
-            };
+        let end = start + per_group.min(total.saturating_sub(start));
+        if group.flags & 2 != 0 {
+            let mut at = start;
+            let before = metadata.range(..start).next_back();
+            for (s, e) in before.into_iter().chain(metadata.range(start..end.max(start))) {
+                free(at, s.saturating_sub(at));
+                at = at.max(*e);
+            }
+            free(at, end.saturating_sub(at));
+            continue;
+        }
+        let bitmap = guarded("read block bitmap", || fs.read_block(group.block_bitmap))?;
+        let mut at = start;
+        for bits in bitmap {
+            let eight = 8.min(end.saturating_sub(at));
+            match bits {
+                0 => free(at, eight),
+                0xff => {}
+                _ => (0..eight).filter(|i| bits & (1 << i) == 0).for_each(|i| free(at + i, 1)),
+            }
+            at += eight;
         }
     }
     if let Some((s, l)) = run {
@@ -251,7 +251,7 @@ fn free_blocks(fs: &Filesystem, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
 
 /// Where the groups' bitmaps, inode tables, superblock copies and descriptors lie: block ranges, start to end, those that touch
 /// joined.
-fn metadata(fs: &Filesystem) -> BTreeMap<u64, u64> {
+pub(super) fn metadata(fs: &Filesystem) -> BTreeMap<u64, u64> {
     let sb = &fs.sb;
     let block = u64::from(sb.block_size()).max(1);
     let table = (u64::from(sb.inodes_per_group) * u64::from(sb.inode_size)).div_ceil(block);

@@ -1,5 +1,6 @@
 //! What edits of an ext filesystem leave behind: names in folders' blocks, inode tables never used, copies in the journal.
 
+use super::scrub::wipe;
 use super::{Ext, GuestFs, Node, Scrubbed, Traces, guarded};
 use crate::engine::error::{Error, Result};
 use crate::engine::guest::recognise::FsInfo;
@@ -114,21 +115,7 @@ fn wipe_unused_inodes(ext: &Ext, dev: &dyn WriteAt) -> Result<()> {
     for group in &ext.fs.groups {
         let unused = u64::from(group.itable_unused).min(per_group);
         let start = group.inode_table.saturating_mul(u64::from(sb.block_size())) + (per_group - unused) * size;
-        wipe_stored(dev, start, unused * size)?;
-    }
-    Ok(())
-}
-
-/// Zeroes a range where the disk stores something other than zeros.
-fn wipe_stored(dev: &dyn WriteAt, start: u64, len: u64) -> Result<()> {
-    let end = start.saturating_add(len).min(dev.len());
-    let mut at = start;
-    while at < end {
-        let range = dev.host_range(at, end - at)?;
-        if !range.hole {
-            dev.write_zeroes(at, range.len.min(end - at))?;
-        }
-        at += range.len.max(1);
+        wipe(dev, start, unused * size)?;
     }
     Ok(())
 }
@@ -150,7 +137,7 @@ fn wipe_journal(ext: &Ext, dev: &dyn WriteAt) -> Result<Vec<(u64, u64)>> {
     (first.offset, first.place, first.len) = (block, first.place + block, first.len - block);
     let mut out = Vec::new();
     for e in places.iter().filter(|e| e.len > 0) {
-        wipe_stored(dev, e.place, e.len)?;
+        wipe(dev, e.place, e.len)?;
         out.push((e.place, e.len));
     }
     Ok(out)

@@ -7,6 +7,7 @@
 mod btrfs;
 mod device;
 mod ext;
+mod ext_check;
 mod ext_grow;
 mod ext_scrub;
 mod ext_write;
@@ -26,7 +27,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use ext::Ext;
 pub use grow::{Grown, can_grow, grow};
 pub use refuse::refusal;
-pub use scrub::{Scrubbed, Traces, scrub};
+pub use scrub::{Scrubbed, Traces, scrub, wipe};
 pub use write::{GuestWrite, Owner, open_rw};
 use xfs::Xfs;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::SanitizeSpec;
 use super::prepare::Prepared;
+use super::ready::Ready;
 use crate::engine::chain::Disk;
 use crate::engine::error::Result;
 use crate::engine::format::Format;
@@ -15,12 +16,14 @@ use crate::engine::ops::convert::{self, ConvertSpec};
 use crate::engine::ops::edit;
 
 /// Makes the image at `to` of the sanitised disk of `spec`.
-pub(super) fn copy(spec: &SanitizeSpec, to: &Path, job: &JobContext) -> Result<Prepared> {
-    let chain = spec.chain()?;
-    let disk = Arc::new(chain.disk()?);
-    let _held = edit::hold_layers(&disk, false)?;
-    let mut prepared = spec.prepare(&disk, job)?;
-    spec.finish_report(&chain, &disk, &mut prepared);
+pub(super) fn copy(
+    spec: &SanitizeSpec,
+    to: &Path,
+    ready: impl Fn(&JobContext) -> Result<Ready>,
+    job: &JobContext,
+) -> Result<Prepared> {
+    let _held = edit::hold_layers(&spec.chain()?.disk()?, false)?;
+    let Ready { chain, prepared, .. } = ready(job)?;
     let format = spec.target_format.or_else(|| chain.layers.first().map(|l| l.format())).unwrap_or(Format::Raw);
     let mut order = ConvertSpec::new(&spec.image, to, format);
     order.source_format = spec.open_as()?;

@@ -14,19 +14,25 @@ mod copy;
 mod edit;
 mod outlook;
 mod prepare;
+mod ready;
 mod report;
 mod residue;
 mod scan;
+mod search;
 mod undo;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 pub use outlook::{Kept, Outlook, kept, outlook};
 pub use report::{Entry, Report, Shown, State, UndoFile};
 pub use scan::{Residue, Scanned};
 
 use prepare::{Prepared, Wish, prepare};
+use ready::Ready;
+use scan::Early;
 
 use crate::engine::spans as ranges;
 
@@ -36,9 +42,11 @@ use super::{Operation, Outcome};
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::Format;
+use crate::engine::format::write::DiskWriter;
 use crate::engine::guest::sanitize::Selection;
 use crate::engine::io::ReadAt;
 use crate::engine::io::gate::Gate;
+use crate::engine::io::watched::Written;
 use crate::engine::job::{Claim, JobContext};
 use crate::engine::units::count;
 
@@ -194,17 +202,18 @@ pub fn interrupted(path: &Path) -> bool {
 ///
 /// Errors: as running it would refuse.
 pub fn preview(spec: &SanitizeSpec) -> Result<Report> {
-    let job = JobContext::detached();
+    foresee(spec).map(|(report, _)| report)
+}
+
+fn foresee(spec: &SanitizeSpec) -> Result<(Report, Ready)> {
     open::refuse_in_use(&spec.image)?;
-    let chain = spec.chain()?;
-    let disk = Arc::new(chain.disk()?);
-    let mut prepared = spec.prepare(&disk, &job)?;
-    spec.finish_report(&chain, &disk, &mut prepared);
-    if spec.target.is_none() && !prepared.report.is_empty() {
+    let ready = Ready::make(spec, &JobContext::detached())?;
+    let mut report = ready.prepared.report.clone();
+    if spec.target.is_none() && !report.is_empty() {
         spec.refuse_second_undo()?;
-        prepared.report.undo = Some(UndoFile { path: spec.keep_undo.then(|| spec.undo_path()), bytes: undo_bytes(&prepared) });
+        report.undo = Some(UndoFile { path: spec.keep_undo.then(|| spec.undo_path()), bytes: undo_bytes(&ready.prepared) });
     }
-    Ok(prepared.report)
+    Ok((report, ready))
 }
 
 /// Bytes the undo file will have, about.
@@ -253,12 +262,20 @@ impl SanitizeSpec {
 /// The operation of a [`SanitizeSpec`].
 pub struct Sanitize {
     spec: SanitizeSpec,
+    /// What was prepared for the plan.
+    ready: Mutex<Option<Ready>>,
 }
 
 impl Sanitize {
     /// Touches nothing yet.
     pub fn new(spec: SanitizeSpec) -> Self {
-        Sanitize { spec }
+        Sanitize { spec, ready: Mutex::default() }
+    }
+
+    /// What was prepared for the plan where that still holds, else anew. For who holds the image against others.
+    fn ready(&self, job: &JobContext) -> Result<Ready> {
+        let planned = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+        planned.filter(Ready::holds).map_or_else(|| Ready::make(&self.spec, job), Ok)
     }
 
     fn plan_undo(&self) -> Result<Plan> {
@@ -348,57 +365,73 @@ impl Sanitize {
         if self.roll_back(true, job)? {
             job.log("an earlier sanitise that was interrupted is rolled back");
         }
-        let open::Editing { writer, guards: _guards, .. } = open::open_as_it_is(&spec.image, spec.open_as()?, &spec.gate())?;
-        let chain = spec.chain()?;
-        let disk = Arc::new(chain.disk()?);
-        let mut prepared = spec.prepare(&disk, job)?;
-        spec.finish_report(&chain, &disk, &mut prepared);
-        let path = spec.undo_path();
+        let written = Written::default();
+        let open::Editing { writer, guards: _guards, .. } =
+            open::open_noting(&spec.image, spec.open_as()?, &spec.gate(), Some(&written))?;
+        let Ready { chain, disk, mut prepared, .. } = self.ready(job)?;
+        let mut early = Early::default();
         if !prepared.report.is_empty() {
             spec.refuse_second_undo()?;
-            let ranges: Vec<(u64, u64)> = prepared.saved.iter().map(|(s, e)| (s, e - s)).collect();
-            let header = undo::Header {
-                image: spec.image.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                format: chain.layers.first().map_or(Format::Raw, |l| l.format()).name().into(),
-                size: disk.len(),
-                made: jiff::Timestamp::now().to_string(),
-                new: undo::checksum(prepared.draft.as_ref(), &ranges)?,
-                old: 0,
-                ranges,
-            };
-            job.progress.set_total(prepared.report.written.max(1));
-            job.progress.set_phase("saving what changes");
             // The last moment to stop: from here on it is one pass.
             job.finishing()?;
-            let mut undo = undo::Undo::write(Box::new(undo::create(&path)?), header, disk.as_ref())
-                .and_then(|u| undo::sync_folder(&path).map(|()| u))
-                .inspect_err(|_| {
-                    // The image was not touched; a file half written is no undo file.
-                    let _ = std::fs::remove_file(&path);
-                })?;
-            job.progress.set_phase("writing");
-            commit::commit(&prepared.draft, writer.as_ref(), &mut undo, job).path(&spec.image).map_err(|e| {
-                e.hint(format!("what was there is in the undo file: cowshed sanitize --undo {}", spec.image.display()))
-            })?;
-            prepared.report.undo = Some(UndoFile { path: spec.keep_undo.then(|| path.clone()), bytes: undo.bytes() });
-            drop(undo);
-            if !spec.keep_undo {
-                undo::destroy(&path)?;
-            }
+            // Little of the image is written: the rest is scanned while the disk is busy with that.
+            let stop = AtomicBool::new(false);
+            let (undo, found) = std::thread::scope(|s| {
+                let scan = s.spawn(|| Early::scan(&prepared.needles, disk.files(0), job, &stop));
+                let undo = self.write(&chain, &disk, &prepared, writer.as_ref(), job);
+                stop.store(undo.is_err(), Relaxed);
+                (undo, scan.join().unwrap_or_else(|_| Ok(Early::default())))
+            });
+            prepared.report.undo = Some(undo?);
+            early = found.unwrap_or_default();
         }
         drop(writer);
-        self.close(prepared, job)
+        self.close(prepared, (&early, &written), job)
+    }
+
+    /// The undo file, then the image.
+    fn write(&self, chain: &Chain, disk: &Disk, prepared: &Prepared, writer: &dyn DiskWriter, job: &JobContext) -> Result<UndoFile> {
+        let spec = &self.spec;
+        let path = spec.undo_path();
+        let ranges: Vec<(u64, u64)> = prepared.saved.iter().map(|(s, e)| (s, e - s)).collect();
+        let header = undo::Header {
+            image: spec.image.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            format: chain.layers.first().map_or(Format::Raw, |l| l.format()).name().into(),
+            size: disk.len(),
+            made: jiff::Timestamp::now().to_string(),
+            new: undo::checksum(prepared.draft.as_ref(), &ranges)?,
+            old: 0,
+            ranges,
+        };
+        job.progress.set_total(prepared.report.written.max(1));
+        job.progress.set_phase("saving what changes");
+        let mut undo = undo::Undo::write(Box::new(undo::create(&path)?), header, disk)
+            .and_then(|u| undo::sync_folder(&path).map(|()| u))
+            .inspect_err(|_| {
+                // The image was not touched; a file half written is no undo file.
+                let _ = std::fs::remove_file(&path);
+            })?;
+        job.progress.set_phase("writing");
+        commit::commit(&prepared.draft, writer, &mut undo, job).path(&spec.image).map_err(|e| {
+            e.hint(format!("what was there is in the undo file: cowshed sanitize --undo {}", spec.image.display()))
+        })?;
+        let done = UndoFile { path: spec.keep_undo.then(|| path.clone()), bytes: undo.bytes() };
+        drop(undo);
+        if !spec.keep_undo {
+            undo::destroy(&path)?;
+        }
+        Ok(done)
     }
 
     /// The scan at the end, and the report.
-    fn close(&self, mut prepared: Prepared, job: &JobContext) -> Result<Outcome> {
+    fn close(&self, mut prepared: Prepared, seen: (&Early, &Written), job: &JobContext) -> Result<Outcome> {
         let spec = &self.spec;
         job.progress.set_phase("looking for what was removed");
         let mut made = SanitizeSpec { image: prepared.report.image.clone(), ..spec.clone() };
         if spec.target.is_some() {
             made.format = None;
         }
-        prepared.report.scan = Some(residue::look(&made, &prepared.needles, job)?);
+        prepared.report.scan = Some(residue::look(&made, &prepared.needles, seen, job)?);
         for o in &mut prepared.report.operations {
             if o.state == State::Planned {
                 o.state = State::Done;
@@ -452,7 +485,9 @@ impl Operation for Sanitize {
                 ..Plan::default()
             });
         }
-        Ok(self.plan_of(preview(spec)?))
+        let (report, ready) = foresee(spec)?;
+        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some(ready);
+        Ok(self.plan_of(report))
     }
 
     fn run(&self, _: &Plan, job: &JobContext) -> Result<Outcome> {
@@ -480,8 +515,8 @@ impl Operation for Sanitize {
             }
             (Action::Sanitize, None) => self.in_place(job),
             (Action::Sanitize, Some(to)) => {
-                let prepared = copy::copy(spec, to, job)?;
-                self.close(prepared, job)
+                let prepared = copy::copy(spec, to, |job| self.ready(job), job)?;
+                self.close(prepared, (&Early::default(), &Written::default()), job)
             }
         }
     }

@@ -17,8 +17,9 @@ use crate::engine::guest::sanitize::find::Survey;
 use crate::engine::guest::sanitize::{Edit, Operation};
 use crate::engine::guest::tree::Guest;
 use crate::engine::guest::volumes::Volume;
+use crate::engine::io::cached::Cached;
 use crate::engine::io::draft::{Changed, Draft};
-use crate::engine::io::{Device, ReadAt, WriteAt, WriteDevice};
+use crate::engine::io::{Device, ReadAt, WriteDevice};
 use crate::engine::job::JobContext;
 use crate::engine::units::printable_bytes;
 
@@ -49,8 +50,8 @@ pub(super) struct Wish<'a> {
 
 /// Prepares it. Errors: a rule refuses (see [`refuse`]), damage, a defect of ours found by the check.
 pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Result<Prepared> {
-    let before: Device = disk.clone();
-    let draft = Arc::new(Draft::new(before));
+    let before: Device = Arc::new(Cached::new(disk.clone()));
+    let draft = Arc::new(Draft::new(before.clone()));
     let device: Device = draft.clone();
     let guest = Guest::open(&device)?;
     let mut report = Report {
@@ -99,7 +100,7 @@ pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Re
         job.checkpoint()?;
         let Some(volume) = guest.layout.volumes.get(*v) else { continue };
         let on = on_draft(volume, &draft);
-        let old = volume.over(disk.clone());
+        let old = volume.over(before.clone());
         let done = fs::scrub(&old, &on, traces.get(v).unwrap_or(&Traces::default())).map_err(|e| about(volume, e))?;
         wipe_free(volume, &on, &draft)?;
         place(volume, &done, &draft, &mut unsaved, &mut keep)?;
@@ -110,7 +111,7 @@ pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Re
             let mut ranges = Vec::new();
             volume.on_disk(head, volume.len.saturating_sub(head), |place, len| ranges.push((place, place + len)));
             for (start, end) in &ranges {
-                wipe(&draft, *start, *end)?;
+                fs::wipe(draft.as_ref(), *start, end - start)?;
             }
             unsaved.extend(ranges);
             report.volumes.push(format!("{}: swap, wiped but for its header", volume.name));
@@ -151,6 +152,10 @@ fn free_ranges(volume: &Volume, fs: &dyn GuestFs) -> Result<Set> {
 fn refuse(guest: &Guest, replay: bool) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     for v in &guest.layout.volumes {
+        // Who knows what is mounted from it, or, of a snapshot, which blocks it shares with what would be written.
+        if let Some(why) = v.problem.as_ref().filter(|_| v.logical_volume) {
+            return Err(Error::unsupported(format!("{}: {why}", v.name)));
+        }
         let Some(info) = &v.info else { continue };
         let locked = match info.kind {
             FsKind::Hibernated => {
@@ -277,25 +282,12 @@ fn targets(survey: &Survey<'_>, report: &mut Report) -> Result<Vec<Target>> {
     Ok(out)
 }
 
-/// Zeroes the free space of the filesystem on the draft, where the disk stores something.
+/// Zeroes the free space of the filesystem on the draft.
 fn wipe_free(volume: &Volume, on: &WriteDevice, draft: &Draft) -> Result<()> {
     let read: Device = on.clone();
     let fs = fs::open(read)?;
     for (start, end) in free_ranges(volume, fs.as_ref())?.iter() {
-        wipe(draft, start, end)?;
-    }
-    Ok(())
-}
-
-/// Zeroes `start..end` where the disk stores something.
-fn wipe(draft: &Draft, start: u64, end: u64) -> Result<()> {
-    let mut at = start;
-    while at < end.min(draft.len()) {
-        let range = draft.host_range(at, end - at)?;
-        if !range.hole {
-            draft.write_zeroes(at, range.len.min(end - at))?;
-        }
-        at += range.len.max(1);
+        fs::wipe(draft, start, end - start)?;
     }
     Ok(())
 }

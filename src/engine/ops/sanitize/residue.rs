@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::SanitizeSpec;
-use super::scan::{Needles, Residue, Scanned};
+use super::scan::{Early, Hits, Needles, Residue, Scanned};
 use crate::engine::chain::Disk;
 use crate::engine::error::Result;
 use crate::engine::format::Format;
 use crate::engine::guest::fs::{FileType, GuestFs, Node};
 use crate::engine::guest::tree::Guest;
+use crate::engine::io::watched::Written;
 use crate::engine::io::{Device, ReadAt};
 use crate::engine::job::JobContext;
 use crate::engine::model::Kind;
@@ -18,8 +20,14 @@ use crate::engine::units::{printable, printable_bytes};
 /// Files asked where they lie, at most.
 const MAX_FILES: usize = 500_000;
 
-/// Scans the image of `spec`: every host file of its top layer, and what is compressed in it.
-pub(super) fn look(spec: &SanitizeSpec, needles: &Needles, job: &JobContext) -> Result<Scanned> {
+/// Scans the image of `spec`: every host file of its top layer, and what is compressed in it. `early` was found before what `written`
+/// names was written.
+pub(super) fn look(
+    spec: &SanitizeSpec,
+    needles: &Needles,
+    (early, written): (&Early, &Written),
+    job: &JobContext,
+) -> Result<Scanned> {
     let mut out = Scanned { needles: needles.len(), ..Scanned::default() };
     if needles.len() == 0 {
         return Ok(out);
@@ -30,7 +38,7 @@ pub(super) fn look(spec: &SanitizeSpec, needles: &Needles, job: &JobContext) -> 
     let snapshots = chain.nodes.first().is_some_and(|n| !n.description.snapshots.is_empty());
     let mut finder = None;
     for (index, file) in disk.files(0).iter().enumerate() {
-        let (bytes, found) = needles.scan(file.as_ref(), &[(0, file.len())], job)?;
+        let Hits { bytes, found } = early.complete(needles, file.as_ref(), written, job)?;
         out.bytes += bytes;
         for (offset, from) in found {
             let at = if format == Format::Raw { Some(offset) } else { guest_place(&disk, index, offset)? };
@@ -52,7 +60,7 @@ pub(super) fn look(spec: &SanitizeSpec, needles: &Needles, job: &JobContext) -> 
         }
     }
     if !packed.is_empty() {
-        let (bytes, found) = needles.scan(disk.as_ref(), &packed, job)?;
+        let Hits { bytes, found } = needles.scan(disk.as_ref(), &packed, job, &AtomicBool::new(false))?;
         out.bytes += bytes;
         for (offset, from) in found {
             let (place, residue) = place_of(&disk, offset, &needles.bytes_of(&from), &mut finder)?;

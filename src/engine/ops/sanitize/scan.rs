@@ -1,32 +1,29 @@
-//! The byte scan: is any of what was removed still in the image's bytes?
+//! The byte scan: is any of what was removed still in the image's bytes? Of each removed content a few places are looked for.
 //!
-//! Of each removed content a few places are looked for. Every run of eight bytes of a needle goes into a filter; the image is then
-//! probed at a stride that cannot step over a needle, and what passes the filter is compared.
+//! It begins while the image is still being written, as most of it is not ([`Early`]); where it was written it is scanned again.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use crate::engine::error::Result;
-use crate::engine::io::ReadAt;
+use super::ranges::Set;
+use super::search::Index;
+
+use crate::engine::error::{Error, ErrorKind, Result};
+use crate::engine::io::file::FileId;
+use crate::engine::io::watched::Written;
+use crate::engine::io::{Device, ReadAt};
 use crate::engine::job::JobContext;
 use crate::engine::units::printable;
 
 /// Bytes of a needle, at least: shorter ones are found everywhere.
-const SHORTEST: usize = 16;
+pub(super) const SHORTEST: usize = 16;
 /// Bytes of a needle, at most.
 const LONGEST: usize = 48;
-/// Bytes of a probe.
-const GRAM: usize = 8;
-/// Steps that cannot miss a needle.
-const STRIDE: usize = SHORTEST - GRAM + 1;
-/// Bits of the filter, as a power of two.
-const FILTER: u32 = 18;
 /// Needles of one file, and in all.
 const PER_FILE: usize = 4;
 const MOST: usize = 1000;
-/// Bytes read at a time.
-const PIECE: u64 = 1 << 20;
+/// Bytes read at a time: they stay in the processor's own memory until they are looked through.
+const PIECE: u64 = 256 << 10;
 /// Places told, at most.
 const TOLD: usize = 20_000;
 
@@ -131,38 +128,37 @@ impl Needles {
         self.list.len()
     }
 
-    /// Looks through what `dev` stores in `start..end` of it. Holes are passed over. Answers: bytes read, and (offset, file) of each
-    /// needle found.
-    pub(super) fn scan(&self, dev: &dyn ReadAt, ranges: &[(u64, u64)], job: &JobContext) -> Result<(u64, Vec<(u64, String)>)> {
-        let index = Index::new(&self.list);
+    /// Looks through what `dev` stores of `ranges` (start to end). Holes are passed over. `stop` ends it early, without a result.
+    pub(super) fn scan(&self, dev: &dyn ReadAt, ranges: &[(u64, u64)], job: &JobContext, stop: &AtomicBool) -> Result<Hits> {
         let mut pieces: Vec<(u64, u64)> = Vec::new();
         for (start, end) in ranges {
-            let mut at = *start;
-            while at < *end {
+            let (mut at, end) = (*start, dev.len().min(*end));
+            while at < end {
                 let range = dev.host_range(at, end - at)?;
-                let stop = at + range.len.clamp(1, end - at);
-                if !range.hole {
-                    let mut from = at;
-                    while from < stop {
-                        pieces.push((from, (from + PIECE).min(stop)));
-                        from += PIECE;
-                    }
+                let upto = at + range.len.clamp(1, end - at);
+                while !range.hole && at < upto {
+                    pieces.push((at, (at + PIECE).min(upto)));
+                    at += PIECE;
                 }
-                at = stop;
+                at = upto;
             }
         }
+        let index = Index::new(self.list.iter().map(|(n, _)| n.as_slice()).collect());
         let (next, bytes, found) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(Vec::new()));
         let work = || -> Result<()> {
-            let mut buf = Vec::new();
+            let mut buf = vec![0; PIECE as usize + LONGEST];
             while let Some((from, to)) = pieces.get(next.fetch_add(1, Relaxed) as usize) {
                 job.checkpoint()?;
+                if stop.load(Relaxed) {
+                    return Ok(());
+                }
                 // Into the next piece, as far as a needle that begins in this one may reach.
                 let until = (to + LONGEST as u64).min(dev.len());
-                buf.resize((until - from) as usize, 0);
-                dev.read_at(*from, &mut buf)?;
+                let Some(buf) = buf.get_mut(..(until - from) as usize) else { continue };
+                dev.read_at(*from, buf)?;
                 bytes.fetch_add(to - from, Relaxed);
                 let mut hits = Vec::new();
-                index.search(&buf, |at, n| {
+                index.search(buf, |at, n| {
                     if let Some((_, from_file)) = self.list.get(n)
                         && from + (at as u64) < *to
                     {
@@ -177,22 +173,72 @@ impl Needles {
             }
             Ok(())
         };
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).min(8);
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).min(8).min(pieces.len());
         std::thread::scope(|s| {
             let others: Vec<_> = (1..threads).map(|_| s.spawn(work)).collect();
             let mut done = work();
             for t in others {
-                let other = t.join().unwrap_or_else(|_| {
-                    Err(crate::engine::error::Error::new(crate::engine::error::ErrorKind::Internal, "a scanning thread gave up"))
-                });
+                let other = t.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a scanning thread gave up")));
                 done = done.and(other);
             }
             done
         })?;
-        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        found.sort();
-        found.dedup();
-        Ok((bytes.into_inner(), found))
+        let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Hits { bytes: bytes.into_inner(), found }.sorted())
+    }
+}
+
+/// What a scan found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Hits {
+    /// Bytes looked through.
+    pub(super) bytes: u64,
+    /// Where needles begin, and the guest's file each is from.
+    pub(super) found: Vec<(u64, String)>,
+}
+
+impl Hits {
+    fn sorted(mut self) -> Hits {
+        self.found.sort();
+        self.found.dedup();
+        self
+    }
+}
+
+/// A scan of files that were being written meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Early {
+    files: Vec<(FileId, Hits)>,
+}
+
+impl Early {
+    /// Scans `files`, as far as they are host files.
+    pub(super) fn scan(needles: &Needles, files: &[Device], job: &JobContext, stop: &AtomicBool) -> Result<Early> {
+        let mut out = Early::default();
+        for dev in files {
+            if let Some(file) = dev.as_file() {
+                out.files.push((file.id()?, needles.scan(file, &[(0, file.len())], job, stop)?));
+            }
+        }
+        Ok(out)
+    }
+
+    /// What a scan of the whole of `dev` finds now: what was found before holds where nothing was written since, and only the rest is
+    /// looked through again.
+    pub(super) fn complete(&self, needles: &Needles, dev: &dyn ReadAt, written: &Written, job: &JobContext) -> Result<Hits> {
+        let id = dev.as_file().and_then(|f| f.id().ok());
+        let known = id.and_then(|id| Some((self.files.iter().find(|(f, _)| *f == id)?, written.of(id)?)));
+        let never = AtomicBool::new(false);
+        let Some(((_, early), written)) = known else {
+            return needles.scan(dev, &[(0, dev.len())], job, &never);
+        };
+        // A needle that begins before a range may reach into it.
+        let again = Set::of(written.into_iter().map(|(s, e)| (s.saturating_sub(LONGEST as u64), e)));
+        let ranges: Vec<(u64, u64)> = again.iter().collect();
+        let mut now = needles.scan(dev, &ranges, job, &never)?;
+        now.found.extend(early.found.iter().filter(|(at, _)| *at < dev.len() && !again.contains(*at)).cloned());
+        now.bytes += early.bytes;
+        Ok(now.sorted())
     }
 }
 
@@ -207,94 +253,82 @@ fn distinct(b: &[u8]) -> usize {
     seen.iter().filter(|s| **s).count()
 }
 
-/// Needles by every eight bytes of their first [`SHORTEST`].
-struct Index<'a> {
-    needles: &'a [(Vec<u8>, String)],
-    filter: Vec<u64>,
-    grams: HashMap<u64, Vec<(usize, usize)>>,
-}
-
-fn bit(gram: u64) -> usize {
-    (gram.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - FILTER)) as usize
-}
-
-fn gram(buf: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(buf.get(at..at + GRAM)?.try_into().ok()?))
-}
-
-impl<'a> Index<'a> {
-    fn new(needles: &'a [(Vec<u8>, String)]) -> Self {
-        let mut filter = vec![0u64; 1 << (FILTER - 6)];
-        let mut grams: HashMap<u64, Vec<(usize, usize)>> = HashMap::new();
-        for (n, (needle, _)) in needles.iter().enumerate() {
-            for at in 0..STRIDE {
-                let Some(g) = gram(needle, at) else { continue };
-                let b = bit(g);
-                if let Some(word) = filter.get_mut(b / 64) {
-                    *word |= 1 << (b % 64);
-                }
-                grams.entry(g).or_default().push((n, at));
-            }
-        }
-        Index { needles, filter, grams }
-    }
-
-    fn search(&self, buf: &[u8], mut hit: impl FnMut(usize, usize)) {
-        if self.needles.is_empty() {
-            return;
-        }
-        let mut at = 0;
-        while let Some(g) = gram(buf, at) {
-            let b = bit(g);
-            if self.filter.get(b / 64).is_some_and(|w| w & (1 << (b % 64)) != 0) {
-                for (n, within) in self.grams.get(&g).into_iter().flatten() {
-                    let start = at.wrapping_sub(*within);
-                    if let Some((needle, _)) = self.needles.get(*n)
-                        && buf.get(start..start.wrapping_add(needle.len())) == Some(needle)
-                    {
-                        hit(start, *n);
-                    }
-                }
-            }
-            at += STRIDE;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::io::file::FileDevice;
     use crate::engine::io::memory::Memory;
     use proptest::prelude::*;
+    use std::sync::Arc;
 
-    proptest! {
-        #[test]
-        fn no_needle_is_stepped_over(at in 0usize..5000, seed in 1u64..1000, len in 16usize..60) {
-            let mut x = seed;
-            let mut random = |n: usize| (0..n).map(|_| { x ^= x << 13; x ^= x >> 7; x ^= x << 17; x as u8 }).collect::<Vec<u8>>();
-            let mut disk = random(6000);
-            let needle = random(len);
-            let mut needles = Needles::default();
-            needles.add_exact(&needle, "/f");
-            let n = needles.len();
-            disk[at..at + len].copy_from_slice(&needle);
-            let dev = Memory::new(disk);
-            let (_, found) = needles.scan(&dev, &[(0, 6000)], &JobContext::detached()).unwrap();
-            prop_assert_eq!(found.len(), n);
-            prop_assert!(n == 0 || found[0].0 == at as u64);
-        }
+    fn scan(needles: &Needles, dev: &dyn ReadAt) -> Hits {
+        needles.scan(dev, &[(0, dev.len())], &JobContext::detached(), &AtomicBool::new(false)).unwrap()
     }
 
     #[test]
     fn needles_across_pieces_are_found_once() {
         let mut disk = vec![0u8; 3 << 20];
         let secret = b"a secret that lies on the border";
-        let at = (1 << 20) - 10;
+        let at = PIECE as usize - 10;
         disk[at..at + secret.len()].copy_from_slice(secret);
         let mut needles = Needles::default();
         needles.add(&[b"x\n".as_slice(), secret, b"\n"].concat(), "/etc/s");
-        let dev = Memory::new(disk);
-        let (bytes, found) = needles.scan(&dev, &[(0, 3 << 20)], &JobContext::detached()).unwrap();
-        assert_eq!((bytes, found), (3 << 20, vec![(at as u64, "/etc/s".to_string())]));
+        let found = scan(&needles, &Memory::new(disk));
+        assert_eq!((found.bytes, found.found), (3 << 20, vec![(at as u64, "/etc/s".to_string())]));
+    }
+
+    #[test]
+    fn holes_are_not_read_and_what_begins_at_their_edges_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let dev = FileDevice::create_new(dir.path().join("a")).unwrap();
+        let mut needles = Needles::default();
+        needles.add_exact(b"one of the secrets that went", "/f");
+        crate::engine::io::WriteAt::set_len(&dev, 64 << 20).unwrap();
+        let mut all = Vec::new();
+        // At the first byte behind a hole, at the last before one, and over the border of two blocks.
+        for at in [8 << 20, (16 << 20) + 4096 - 28, (24 << 20) + 4080] {
+            crate::engine::io::WriteAt::write_at(&dev, at, b"one of the secrets that went").unwrap();
+            all.push((at, "/f".to_string()));
+        }
+        let found = scan(&needles, &dev);
+        assert_eq!(found.found, all);
+        assert!(found.bytes <= 5 * 65536, "{} bytes were read", found.bytes);
+    }
+
+    proptest! {
+        /// Whatever is written while the first scan runs, the end is that of one scan of everything.
+        #[test]
+        fn an_early_scan_completed_is_a_scan_of_everything(
+            secrets in prop::collection::vec((0usize..60_000, 0usize..2), 0..10),
+            writes in prop::collection::vec((0usize..60_000, 0usize..5000, 0u8..3), 0..8),
+            moment in 0usize..8,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("a");
+            let words: [&[u8]; 2] = [b"the first secret, which is long", b"another secret!!"];
+            let mut needles = Needles::default();
+            words.iter().for_each(|w| needles.add_exact(w, "/f"));
+            let mut disk = vec![b'.'; 61_000];
+            for (at, w) in secrets { disk[at..at + words[w].len()].copy_from_slice(words[w]); }
+            std::fs::write(&path, disk).unwrap();
+            let written = Written::default();
+            let dev = written.noting(Arc::new(FileDevice::open_rw(&path).unwrap())).unwrap();
+            let read: Device = Arc::new(FileDevice::open(&path).unwrap());
+            let job = JobContext::detached();
+            let mut early = None;
+            for (i, (at, len, what)) in writes.iter().enumerate() {
+                if i == moment {
+                    early = Some(Early::scan(&needles, std::slice::from_ref(&read), &job, &AtomicBool::new(false)).unwrap());
+                }
+                match what {
+                    0 => dev.write_zeroes(*at as u64, *len as u64).unwrap(),
+                    1 => dev.write_at(*at as u64, words[len % 2]).unwrap(),
+                    _ => dev.write_at(*at as u64, &words[0][..len % 31]).unwrap(),
+                }
+            }
+            let early = early.unwrap_or_else(|| Early::scan(&needles, std::slice::from_ref(&read), &job, &AtomicBool::new(false)).unwrap());
+            let done = early.complete(&needles, read.as_ref(), &written, &job).unwrap();
+            prop_assert_eq!(done.found, scan(&needles, read.as_ref()).found);
+        }
     }
 }
