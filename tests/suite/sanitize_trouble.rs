@@ -1,0 +1,194 @@
+//! Sanitising when things go wrong: killed at a write, a disk that is full or fails, no permission, an undo file elsewhere. The image is
+//! what it was, or is taken back to it; never something between that nobody knows of.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use cowshed::engine::io::Device;
+use cowshed::engine::io::file::FileDevice;
+
+use crate::common::{cowshed, dir, qemu_img, run, s};
+use crate::guest_write::{complaints, make, tree};
+use crate::sanitize::{guest, left, report};
+
+/// Runs `cowshed sanitize` on `image` with strace's `inject` (a call of the kernel, and what happens to it).
+fn injected(image: &Path, inject: &str, more: &[&str]) -> Output {
+    Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64,fdatasync,fallocate", "-e", &format!("inject={inject}")])
+        .args([env!("CARGO_BIN_EXE_cowshed"), "sanitize"])
+        .args(more)
+        .arg(image)
+        .output()
+        .expect("strace: tests/run installs it")
+}
+
+/// Calls of `name` that a whole sanitising of `image` makes.
+fn calls(image: &Path, name: &str) -> usize {
+    let log = image.with_extension("log");
+    let out = Command::new("strace")
+        .args(["-f", "-qq", "-o", s(&log), "-e", &format!("trace={name}"), env!("CARGO_BIN_EXE_cowshed"), "sanitize", s(image)])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    std::fs::read_to_string(&log).unwrap().lines().filter(|l| l.contains(name)).count()
+}
+
+fn undo_of(image: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.sanitize-undo", s(image)))
+}
+
+/// The image as a plain disk.
+fn flat(image: &Path) -> PathBuf {
+    let flat = image.with_extension("flat");
+    qemu_img(&format!("convert -O raw {} {}", s(image), s(&flat)));
+    flat
+}
+
+fn files(image: &Path) -> crate::guest_write::Tree {
+    let dev: Device = Arc::new(FileDevice::open(flat(image)).unwrap());
+    tree(dev)
+}
+
+#[test]
+fn killed_at_any_write_it_is_whole_or_taken_back() {
+    let d = dir();
+    let root = d.path().join("root");
+    guest(&root);
+    let raw = d.path().join("made.raw");
+    make(&raw, "-t ext4", &root, 24);
+    for format in ["raw", "qcow2"] {
+        let made = d.path().join(format!("made.{format}"));
+        if format == "qcow2" {
+            qemu_img(&format!("convert -f raw -O qcow2 {} {}", s(&raw), s(&made)));
+        }
+        let image = d.path().join(format!("x.{format}"));
+        let fresh = || {
+            let _ = std::fs::remove_file(undo_of(&image));
+            std::fs::copy(&made, &image).unwrap();
+        };
+        fresh();
+        let before = files(&image);
+        for call in ["pwrite64", "fdatasync"] {
+            fresh();
+            let all = calls(&image, call);
+            assert!(all > 3, "{all}");
+            let mut moments: Vec<usize> = (0..=4).map(|i| 1 + i * (all - 1) / 4).collect();
+            moments.dedup();
+            for n in moments {
+                fresh();
+                let out = injected(&image, &format!("{call}:signal=KILL:when={n}"), &[]);
+                assert!(!out.status.success(), "{format}: {call} {n} of {all} did not kill it");
+                let what = format!("{format}, killed at {call} {n} of {all}");
+                let kept = undo_of(&image).exists();
+                let undone = cowshed(&["sanitize", "--undo", s(&image)]);
+                if !undone.status.success() {
+                    // Nothing to take back: then nothing was written.
+                    assert!(std::fs::read(&image).unwrap() == std::fs::read(&made).unwrap(), "{what}: {kept}");
+                }
+                assert!(files(&image) == before, "{what}");
+                assert_eq!(complaints(&flat(&image), "ext4"), "", "{what}");
+                assert!(!undo_of(&image).exists(), "{what}");
+                let (code, again, err) = report(&[s(&image)]);
+                assert_eq!(left(&flat(&image)), Vec::<&str>::new(), "{what}");
+                if code == Some(0) {
+                    continue;
+                }
+                // Clusters that were lost when it was killed still hold something: that is told, and a new image is without them.
+                let found = again["scan"]["found"].to_string();
+                assert!(format == "qcow2" && found.contains("in no part of the disk") && err.contains("--to"), "{what}: {err}");
+                let copy = d.path().join("copy.qcow2");
+                assert_eq!(report(&["--to", s(&copy), s(&image)]).0, Some(0), "{what}");
+                assert_eq!(left(&copy), Vec::<&str>::new(), "{what}");
+                std::fs::remove_file(&copy).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_or_failing_disk_leaves_the_image_as_it_was_or_says_how_to_take_it_back() {
+    let d = dir();
+    let root = d.path().join("root");
+    guest(&root);
+    let raw = d.path().join("made.raw");
+    make(&raw, "-t ext4", &root, 24);
+    let image = d.path().join("x.raw");
+    std::fs::copy(&raw, &image).unwrap();
+    let before = files(&image);
+    // No room for the undo file: nothing has happened, and no half of it stays.
+    let out = injected(&image, "pwrite64:error=ENOSPC:when=2+", &[]);
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(1) && err.contains("space"), "{err}");
+    assert!(!undo_of(&image).exists() && std::fs::read(&image).unwrap() == std::fs::read(&raw).unwrap());
+    // The disk fails while the image is written.
+    let out = injected(&image, "fdatasync:error=EIO:when=3+", &[]);
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(1) && err.contains("sanitize --undo"), "{err}");
+    assert!(cowshed(&["sanitize", "--undo", s(&image)]).status.success());
+    assert!(files(&image) == before);
+    // The same where nobody wants to take it back: the file stays until the image is whole.
+    let out = injected(&image, "fdatasync:error=EIO:when=3+", &["--no-undo"]);
+    assert!(out.status.code() == Some(1) && undo_of(&image).exists());
+    assert!(cowshed(&["sanitize", "--undo", s(&image)]).status.success());
+    assert!(files(&image) == before);
+}
+
+#[test]
+fn without_permission_nothing_is_written_and_the_reason_is_told() {
+    let d = dir();
+    let root = d.path().join("root");
+    guest(&root);
+    let image = d.path().join("x.raw");
+    make(&image, "-t ext4", &root, 24);
+    let program = d.path().join("cowshed");
+    std::fs::copy(env!("CARGO_BIN_EXE_cowshed"), &program).unwrap();
+    for path in [d.path(), &program] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    std::fs::set_permissions(&image, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let nobody = |args: &[&str]| {
+        let who = ["--reuid=65534", "--regid=65534", "--clear-groups", "--", s(&program), "sanitize"];
+        Command::new("setpriv").args(who).args(args).env("HOME", "/nonexistent").output().expect("setpriv")
+    };
+    if !nobody(&["--list"]).status.success() {
+        eprintln!("not root: nobody else can be tried");
+        return;
+    }
+    let before = std::fs::read(&image).unwrap();
+    for args in [vec![s(&image)], vec!["--to", "/work/none.raw", s(&image)]] {
+        let out = nobody(&args);
+        let err = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.code() == Some(1) && (err.contains("ermission") || err.contains("no such")), "{args:?}: {err}");
+    }
+    // Looking needs no permission to write.
+    let out = nobody(&["--dry-run", s(&image)]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    // A folder nobody may write to has no room for the undo file, even where the image may be written.
+    std::fs::set_permissions(&image, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let out = nobody(&[s(&image)]);
+    let err = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(1) && err.contains("undo"), "{err}");
+    assert!(std::fs::read(&image).unwrap() == before);
+}
+
+#[test]
+fn the_undo_file_may_lie_elsewhere() {
+    let d = dir();
+    let root = d.path().join("root");
+    guest(&root);
+    let image = d.path().join("x.raw");
+    make(&image, "-t ext4", &root, 24);
+    let before = files(&image);
+    let elsewhere = d.path().join("vault");
+    run("mkdir", &[s(&elsewhere)]);
+    let file = elsewhere.join("kept");
+    let (code, done, err) = report(&["--undo-file", s(&file), s(&image)]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{done}");
+    assert!(file.exists() && !undo_of(&image).exists());
+    assert_eq!(done["undo"]["path"].as_str(), Some(s(&file)));
+    assert_eq!(done["undo"]["bytes"].as_u64(), Some(file.metadata().unwrap().len()));
+    let out = cowshed(&["sanitize", "--undo", "--undo-file", s(&file), s(&image)]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(files(&image) == before && !file.exists());
+}
