@@ -32,7 +32,10 @@ fn volumes(raw: &Path) -> Vec<(PathBuf, &'static str)> {
         let (start, len) = (volume.start.expect("in one piece"), volume.len);
         assert_eq!((start % 4096, len % 4096), (0, 0));
         let (skip, count) = (format!("skip={}", start / 4096), format!("count={}", len / 4096));
-        run("dd", &[&format!("if={}", s(raw)), &format!("of={}", s(&at)), "bs=4096", "conv=sparse", "status=none", &skip, &count]);
+        run(
+            "dd",
+            &[&format!("if={}", s(raw)), &format!("of={}", s(&at)), "bs=4096", "conv=sparse", "status=none", &skip, &count],
+        );
         out.push((at, kind));
     }
     assert!(!out.is_empty(), "{}", raw.display());

@@ -159,9 +159,7 @@ fn logical_volumes_that_are_not_linear_are_refused() {
         ("striped over several disks", r#"type = "striped" stripe_count = 2 stripe_size = 128 stripes = [ "pv0", 5, "pv0", 6 ]"#),
         ("snapshot", r#"type = "snapshot" chunk_size = 8 origin = "root" cow_store = "s""#),
     ] {
-        let more = format!(
-            r#"var {{ id = "v" segment_count = 1 segment1 {{ start_extent = 0 extent_count = 1 {text} }} }}"#
-        );
+        let more = format!(r#"var {{ id = "v" segment_count = 1 segment1 {{ start_extent = 0 extent_count = 1 {text} }} }}"#);
         physical_volume(&pv, &fs, &more);
         disk(&image, 48, "label: gpt\ntype=lvm\n", &[(1 << 20, &pv)]);
         refused(&image, &[], what);
@@ -254,7 +252,8 @@ fn damaged_structures_are_told_and_nothing_is_written() {
         let (block, offset) = tail.trim().split_once(", offset 0x").unwrap();
         block.parse::<usize>().unwrap() * 1024 + usize::from_str_radix(offset.trim(), 16).unwrap()
     };
-    let (syslog, log, key, kept) = (imap("/var/log/syslog"), imap("/var/log"), imap("/etc/ssh/ssh_host_rsa_key"), number("bmap /usr/big 0"));
+    let (syslog, log, key, kept) =
+        (imap("/var/log/syslog"), imap("/var/log"), imap("/etc/ssh/ssh_host_rsa_key"), number("bmap /usr/big 0"));
     let tmp = number("bmap /tmp 0") as usize * 1024;
     let word = |at: usize, v: u32| (at, v.to_le_bytes().to_vec());
     for (what, changes) in [

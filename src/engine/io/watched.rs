@@ -8,9 +8,12 @@ use super::file::{FileDevice, FileId};
 use super::{HostRange, ReadAt, WriteAt, WriteDevice};
 use crate::engine::error::Result;
 
+/// Start and end of each range that was written.
+type Ranges = Vec<(u64, u64)>;
+
 /// Which bytes of which host files were written, or were to be when that failed.
 #[derive(Debug, Clone, Default)]
-pub struct Written(Arc<Mutex<HashMap<FileId, Vec<(u64, u64)>>>>);
+pub struct Written(Arc<Mutex<HashMap<FileId, Ranges>>>);
 
 impl Written {
     /// `dev`, with its writes noted here. A device that is no host file stays as it is.

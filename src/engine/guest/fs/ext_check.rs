@@ -131,8 +131,7 @@ impl Owners<'_> {
     }
 
     fn inode(&mut self, ino: u64, raw: &[u8]) -> Result<()> {
-        let (mode, links, flags) =
-            (le16(raw, 0).unwrap_or(0) & 0xf000, le16(raw, 26).unwrap_or(0), le32(raw, 32).unwrap_or(0));
+        let (mode, links, flags) = (le16(raw, 0).unwrap_or(0) & 0xf000, le16(raw, 26).unwrap_or(0), le32(raw, 32).unwrap_or(0));
         let word = |at| u64::from(le32(raw, at).unwrap_or(0));
         if links == 0 && ino != JOURNAL {
             return Ok(());
@@ -169,7 +168,8 @@ impl Owners<'_> {
                 self.tell(ino, "a folder that is longer than its blocks");
             }
             // Nodes of its tree are no names.
-            let runs = self.claims.iter().skip(from).filter(|(b, _, _)| !self.nodes.contains(b)).map(|(b, n, _)| (*b, *n)).collect();
+            let runs =
+                self.claims.iter().skip(from).filter(|(b, _, _)| !self.nodes.contains(b)).map(|(b, n, _)| (*b, *n)).collect();
             self.folders.push(Folder { ino, generation, indexed, runs: Some(runs) });
         } else if size.div_ceil(block) > 1 << 32 {
             self.tell(ino, "a file longer than any can be");
@@ -232,7 +232,8 @@ impl Owners<'_> {
             let (node, len) = (le32(b, at).unwrap_or(0), le16(b, at + 4).map_or(0, usize::from));
             // Blocks of 64 KiB: a length that does not fit is written as 65535 or 0.
             let len = if b.len() == 1 << 16 && (len == 0 || len == 0xffff) { b.len() - at } else { len };
-            let name = b.get(at + 6).map_or(0, |n| usize::from(*n)) | if typed { 0 } else { b.get(at + 7).map_or(0, |n| usize::from(*n) << 8) };
+            let name = b.get(at + 6).map_or(0, |n| usize::from(*n))
+                | if typed { 0 } else { b.get(at + 7).map_or(0, |n| usize::from(*n) << 8) };
             if len < 8 || !len.is_multiple_of(4) || at + len > b.len() || (node != 0 && 8 + name > len) {
                 self.tell(ino, "names that make no sense");
                 return;
@@ -289,14 +290,18 @@ impl Owners<'_> {
             };
             inodes += free;
             if free != u64::from(group.free_inodes_count) {
-                wrong.push(format!("group {n}: {free} inodes are free in the bitmap and {} by its descriptor", group.free_inodes_count));
+                wrong.push(format!(
+                    "group {n}: {free} inodes are free in the bitmap and {} by its descriptor",
+                    group.free_inodes_count
+                ));
             }
             // An uninitialised bitmap is made from the group's own structures, and counted with all of them.
             if group.flags & 2 == 0 {
                 let first = u64::from(sb.first_data_block) + n as u64 * u64::from(sb.blocks_per_group);
                 let len = u64::from(sb.blocks_per_group).min(sb.blocks_count.saturating_sub(first));
                 let bitmap = self.read(group.block_bitmap)?;
-                let free = (0..len).filter(|i| bitmap.get((i / 8) as usize).is_some_and(|b| b & (1 << (i % 8)) == 0)).count() as u64;
+                let free =
+                    (0..len).filter(|i| bitmap.get((i / 8) as usize).is_some_and(|b| b & (1 << (i % 8)) == 0)).count() as u64;
                 if free != u64::from(group.free_blocks_count) {
                     let told = group.free_blocks_count;
                     wrong.push(format!("group {n}: {free} blocks are free in the bitmap and {told} by its descriptor"));
@@ -413,7 +418,10 @@ impl Owners<'_> {
             }
             let next = free.partition_point(|(_, e)| *e <= start);
             if ino != 0 && free.get(next).is_some_and(|(s, _)| *s < end) {
-                self.tell(ino, &format!("block {} is in use and said to be free", free.get(next).map_or(start, |f| f.0.max(start))));
+                self.tell(
+                    ino,
+                    &format!("block {} is in use and said to be free", free.get(next).map_or(start, |f| f.0.max(start))),
+                );
             }
             if end > until.0 {
                 until = (end, ino);

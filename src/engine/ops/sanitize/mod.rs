@@ -22,9 +22,9 @@ mod search;
 mod undo;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use outlook::{Kept, Outlook, kept, outlook};
 pub use report::{Entry, Report, Shown, State, UndoFile};
@@ -390,7 +390,14 @@ impl Sanitize {
     }
 
     /// The undo file, then the image.
-    fn write(&self, chain: &Chain, disk: &Disk, prepared: &Prepared, writer: &dyn DiskWriter, job: &JobContext) -> Result<UndoFile> {
+    fn write(
+        &self,
+        chain: &Chain,
+        disk: &Disk,
+        prepared: &Prepared,
+        writer: &dyn DiskWriter,
+        job: &JobContext,
+    ) -> Result<UndoFile> {
         let spec = &self.spec;
         let path = spec.undo_path();
         let ranges: Vec<(u64, u64)> = prepared.saved.iter().map(|(s, e)| (s, e - s)).collect();
