@@ -22,11 +22,6 @@ impl Set {
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.0.iter().copied()
     }
-    /// True when byte `at` is in it.
-    pub fn contains(&self, at: u64) -> bool {
-        let next = self.0.partition_point(|(_, end)| *end <= at);
-        self.0.get(next).is_some_and(|(start, _)| *start <= at)
-    }
     /// Bytes in all.
     pub fn bytes(&self) -> u64 {
         self.0.iter().map(|(s, e)| e - s).sum()
@@ -86,7 +81,6 @@ mod tests {
             prop_assert_eq!(x.is_empty(), bytes(&a).is_empty());
             let want: Vec<u64> = bytes(&a).into_iter().filter(|v| !bytes(&b).contains(v)).collect();
             prop_assert_eq!(bytes(&left.iter().collect::<Vec<_>>()), want.clone());
-            prop_assert_eq!((0..60u64).filter(|at| left.contains(*at)).collect::<Vec<_>>(), want.clone());
             prop_assert_eq!(left.bytes(), want.len() as u64);
             prop_assert_eq!(Set::of(left.iter()), left);
         }

@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use super::ranges::Set;
 use super::search::Index;
+use crate::engine::spans::Set;
 
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::io::file::FileId;
@@ -236,7 +236,7 @@ impl Early {
         let again = Set::of(written.into_iter().map(|(s, e)| (s.saturating_sub(LONGEST as u64), e)));
         let ranges: Vec<(u64, u64)> = again.iter().collect();
         let mut now = needles.scan(dev, &ranges, job, &never)?;
-        now.found.extend(early.found.iter().filter(|(at, _)| *at < dev.len() && !again.contains(*at)).cloned());
+        now.found.extend(early.found.iter().filter(|(at, _)| *at < dev.len() && again.at(*at).is_none()).cloned());
         now.bytes += early.bytes;
         Ok(now.sorted())
     }
