@@ -8,11 +8,11 @@ use cowshed::engine::chain::{Chain, OpenOptions};
 use cowshed::engine::error::{ErrorKind, Result};
 use cowshed::engine::format::write::{Below, CreateSpec, DiskWriter, NewBacking, NewFiles, WriteSource};
 use cowshed::engine::format::{Format, Source};
-use cowshed::engine::io::WriteDevice;
 use cowshed::engine::io::fault::{Failure, Faulty, Op, power_cuts};
 use cowshed::engine::io::file::FileDevice;
 use cowshed::engine::io::gate::Gate;
 use cowshed::engine::io::memory::Memory;
+use cowshed::engine::io::{Device, WriteDevice};
 use cowshed::engine::model::Kind;
 
 use crate::common::{content, cowshed, dir, noise, qemu_content, qemu_img, qemu_io, s, text};
@@ -540,6 +540,43 @@ fn a_power_cut_while_writing_leaves_each_sector_old_or_new() {
         assert!(got == old || id(&bytes) != id(&before), "{what}: the content changed under the old content id");
     });
     assert!(*states.lock().unwrap() > 20);
+}
+
+#[test]
+fn a_power_cut_while_a_child_grows_never_shows_its_longer_parent() {
+    for options in ["", "zeroed_grain=on"] {
+        let under: Device = Arc::new(Memory::new(vec![3; 4 << 20]));
+        let mut child = spec((1 << 20) + 512, "a.vmdk", options);
+        child.backing = Some(parent(Path::new("base.vmdk"), 7, Some(Below(under.clone()))));
+        let made = Faulty::new(Vec::new());
+        let writer = (Format::Vmdk.entry().create.unwrap())(&child, &Recorded(made.clone())).unwrap();
+        writer.write(5 * GRAIN as u64, &noise(1, 3000)).unwrap();
+        writer.finish().unwrap();
+        let before = made.to_vec();
+        // What a guest sees: the child's own bytes, the parent's where it has none.
+        let seen = |bytes: Vec<u8>| {
+            let source = Source { dev: Arc::new(Memory::new(bytes)), path: "a.vmdk".into(), gate: Gate::closed() };
+            let top = (Format::Vmdk.entry().open)(source).unwrap();
+            let below = Source { dev: under.clone(), path: "base".into(), gate: Gate::closed() };
+            let disk = cowshed::engine::chain::Disk::new(vec![top, (Format::Raw.entry().open)(below).unwrap()]);
+            let mut out = vec![0; disk.size() as usize];
+            cowshed::engine::io::ReadAt::read_at(&disk, 0, &mut out).unwrap();
+            out
+        };
+        let old = seen(before.clone());
+        let mut new = old.clone();
+        new.resize(6 << 20, 0);
+        let dev = Faulty::new(before.clone());
+        let source = Source { dev: dev.clone(), path: "a.vmdk".into(), gate: Gate::closed() };
+        let from = WriteSource { below: Some(Below(under.clone())), ..WriteSource::alone(dev.clone(), source) };
+        let writer = (Format::Vmdk.entry().open_write.unwrap())(from).unwrap();
+        writer.resize(6 << 20).unwrap();
+        assert!(seen(dev.to_vec()) == new, "{options}");
+        power_cuts(&before, &dev.record(), |what, bytes| {
+            let got = seen(bytes);
+            assert!(got == old || got == new, "{options} {what}: {} bytes", got.len());
+        });
+    }
 }
 
 #[test]

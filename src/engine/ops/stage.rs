@@ -3,9 +3,9 @@
 //! Order of a commit, and what a crash leaves after each step:
 //!
 //! 1. every file is flushed: partial files only (removed by the next attempt, or resumed);
-//! 2. further files (extents, data files) get their names: files that nothing refers to yet;
+//! 2. further files (extents, data files) get their names, and their folders are flushed: files that nothing refers to yet;
 //! 3. the image file gets its name: the image is complete;
-//! 4. the folder is flushed: the names are durable too.
+//! 4. its folder is flushed: the name is durable too.
 //!
 //! An old image of several files that is replaced, extents and all, loses its image file before step 2, so that it never stands on
 //! new extents.
@@ -171,19 +171,27 @@ impl Stage {
         if files.iter().skip(1).any(|f| f.to.exists()) && self.target.is_file() {
             std::fs::remove_file(&self.target).op("replace").path(&self.target)?;
         }
-        let renamed = files.iter().rev().try_for_each(|f| std::fs::rename(&f.partial, &f.to).op("rename").path(&f.to));
+        let (image, extras) = files.split_at(files.len().min(1));
+        // The image never has its name before those it refers to have theirs, whatever order the filesystem keeps by itself.
+        let renamed = named(extras).and_then(|()| named(image));
         let made = files.iter().rev().map(|f| f.to.clone()).collect();
         if let Err(e) = renamed {
             *self.files() = files;
             return Err(e);
         }
-        let mut folders: Vec<&Path> = files.iter().filter_map(|f| f.to.parent()).collect();
-        folders.dedup();
-        for folder in folders.into_iter().map(|f| if f.as_os_str().is_empty() { Path::new(".") } else { f }) {
-            File::open(folder).and_then(|d| d.sync_all()).op("flush the folder").path(folder)?;
-        }
         Ok(made)
     }
+}
+
+/// Gives `files` their names, durably.
+fn named(files: &[Staged]) -> Result<()> {
+    files.iter().try_for_each(|f| std::fs::rename(&f.partial, &f.to).op("rename").path(&f.to))?;
+    let mut folders: Vec<&Path> = files.iter().filter_map(|f| f.to.parent()).collect();
+    folders.dedup();
+    for folder in folders.into_iter().map(|f| if f.as_os_str().is_empty() { Path::new(".") } else { f }) {
+        File::open(folder).and_then(|d| d.sync_all()).op("flush the folder").path(folder)?;
+    }
+    Ok(())
 }
 
 impl NewFiles for Stage {
