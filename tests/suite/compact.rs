@@ -4,9 +4,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::common::{content, cowshed_in, create, dir, noise, qemu_content, qemu_io, run, s, text};
-use cowshed::engine::chain::{Chain, OpenOptions};
-use cowshed::engine::format::Format;
+use std::sync::Arc;
+
+use cowshed::engine::chain::{Chain, Disk, OpenOptions};
 use cowshed::engine::format::check::Severity;
+use cowshed::engine::format::qcow2::edit::Editor;
+use cowshed::engine::format::{Format, Image, Source};
+use cowshed::engine::io::ReadAt;
+use cowshed::engine::io::fault::{Failure, Faulty, power_cuts};
+use cowshed::engine::io::gate::Gate;
+use cowshed::engine::io::memory::Memory;
 
 fn ok(cwd: &Path, args: &[&str]) -> String {
     let out = cowshed_in(cwd, args);
@@ -67,6 +74,165 @@ fn snapshots_keep_what_is_theirs_when_compacted() {
     ok(cwd, &["compact", "a.qcow2"]);
     run("qemu-img", &["check", "-q", s(&image)]);
     assert!(content(&image) == want && then(cwd) == old);
+}
+
+/// An image with compressed clusters that share host clusters, snapshots that share clusters with the disk and with each other, a
+/// bitmap, and holes all over: what was compressed, stored and kept only by a snapshot is gone here and there.
+fn full_of_holes(image: &Path, options: &str, cluster: u64) {
+    let raw = image.with_extension("raw");
+    let size = 256 * cluster;
+    let packed = size / 2;
+    std::fs::write(&raw, text(cluster, packed as usize)).unwrap();
+    run("qemu-img", &["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, s(&raw), s(image)]);
+    if options.contains("0.10") {
+        run("qemu-img", &["resize", "-q", s(image), &size.to_string()]);
+    } else {
+        run("qemu-img", &["bitmap", "--add", s(image), "b"]);
+        run("qemu-img", &["resize", "-q", s(image), &size.to_string()]);
+    }
+    let write = |p: u64, at: u64, n: u64| format!("write -P {p} {} {}", at * cluster, n * cluster);
+    let io = |commands: &[String]| qemu_io("qcow2", image, &commands.iter().map(String::as_str).collect::<Vec<_>>());
+    let snapshot = |how: &str, name: &str| _ = run("qemu-img", &["snapshot", how, name, s(image)]);
+    io(&[write(1, 128, 20)]);
+    snapshot("-c", "early");
+    io(&[write(2, 100, 10), write(3, 150, 50), write(4, 130, 5)]);
+    snapshot("-c", "middle");
+    io(&[write(5, 0, 30), write(6, 128, 10), write(7, 220, 36), write(8, 155, 3)]);
+    snapshot("-c", "late");
+    io(&[write(9, 10, 40), write(10, 240, 3)]);
+    snapshot("-d", "early");
+    io(&[format!("discard {} {}", 60 * cluster, 20 * cluster), format!("discard {} {}", 222 * cluster, 8 * cluster)]);
+}
+
+/// The disk and each of its snapshots, by QEMU.
+fn all_states(image: &Path) -> Vec<Vec<u8>> {
+    let raw = image.with_extension("state");
+    let at = |name: &&str| {
+        run("qemu-img", &["convert", "-l", name, "-f", "qcow2", "-O", "raw", s(image), s(&raw)]);
+        std::fs::read(&raw).unwrap()
+    };
+    std::iter::once(qemu_content("qcow2", image)).chain(["middle", "late"].iter().map(at)).collect()
+}
+
+/// (options, cluster size).
+const HOLED: &[(&str, u64)] = &[
+    ("cluster_size=4k", 4096),
+    ("cluster_size=64k,compat=0.10", 65536),
+    ("cluster_size=16k,extended_l2=on", 16384),
+    ("cluster_size=512", 512),
+    ("cluster_size=8k,refcount_bits=8", 8192),
+    ("cluster_size=4k,refcount_bits=64,compression_type=zstd", 4096),
+];
+
+#[test]
+fn what_is_shared_and_what_is_compressed_moves_too() {
+    let dir = dir();
+    let cwd = dir.path();
+    let image = cwd.join("a.qcow2");
+    for (options, cluster) in HOLED {
+        full_of_holes(&image, options, *cluster);
+        let (want, len) = (all_states(&image), std::fs::metadata(&image).unwrap().len());
+        let bitmaps = |image: &Path| {
+            let info: serde_json::Value =
+                serde_json::from_slice(&run("qemu-img", &["info", "--output=json", s(image)]).stdout).unwrap();
+            info["format-specific"]["data"]["bitmaps"].clone()
+        };
+        let marked = bitmaps(&image);
+        let used = |image: &Path| {
+            let (_, report) = cowshed::engine::ops::check::check(image, None, None).unwrap();
+            assert!(report.findings.is_empty(), "{options}: {:?}", report.findings);
+            run("qemu-img", &["check", "-q", s(image)]);
+            std::fs::metadata(image).unwrap().len()
+        };
+        let told = ok(cwd, &["compact", "a.qcow2"]);
+        let short = used(&image);
+        assert!(all_states(&image) == want, "{options}");
+        assert_eq!(bitmaps(&image), marked, "{options}");
+        assert!(short < len, "{options}: {len} then {short}");
+        // What a copy of the same takes: nothing lies idle but what compressed clusters leave of theirs, and a few tables.
+        let idle = idle_clusters(&image);
+        assert!(idle * 20 <= short / cluster + 60, "{options}: {idle} clusters of {} are idle", short / cluster);
+        // Again: there is little left to do, and it never grows.
+        ok(cwd, &["compact", "a.qcow2"]);
+        assert!(used(&image) <= short && all_states(&image) == want, "{options}, {told}");
+    }
+}
+
+/// Clusters of the file that nothing uses, by the refcounts.
+fn idle_clusters(image: &Path) -> u64 {
+    use std::os::unix::fs::FileExt;
+    let f = std::fs::File::open(image).unwrap();
+    let word = |at: u64| {
+        let mut b = [0; 8];
+        f.read_exact_at(&mut b, at).unwrap();
+        u64::from_be_bytes(b)
+    };
+    let version = word(0) as u32;
+    let (table, cluster) = (word(48), 1u64 << (word(16) & 0xffff_ffff));
+    let bits = if version == 2 { 16 } else { 1u64 << (word(96) >> 32) };
+    let per = cluster * 8 / bits;
+    let clusters = f.metadata().unwrap().len().div_ceil(cluster);
+    (0..clusters)
+        .filter(|n| {
+            let block = word(table + n / per * 8);
+            let mut b = [0u8; 8];
+            let at = n % per * bits;
+            block == 0 || {
+                f.read_exact_at(&mut b[..(bits.div_ceil(8)) as usize], block + at / 8).unwrap();
+                if bits < 8 { b[0] >> (at % 8) & ((1 << bits) - 1) == 0 } else { b.iter().all(|b| *b == 0) }
+            }
+        })
+        .count() as u64
+}
+
+/// The disk and its snapshots in `bytes`, by us; nothing may be wrong with the image, by our check.
+fn states_of(bytes: Vec<u8>, what: &str) -> Vec<Vec<u8>> {
+    let source = Source { dev: Arc::new(Memory::new(bytes)), path: "x".into(), gate: Gate::closed() };
+    let report =
+        (cowshed::engine::ops::check::tools(Format::Qcow2).unwrap().check)(&source).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert!(report.findings.is_empty(), "{what}: {:?}", report.findings);
+    let image = (Format::Qcow2.entry().open)(source).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let ids: Vec<String> = image.describe().snapshots.iter().map(|s| s.id.clone()).collect();
+    let then = ids.iter().map(|id| image.snapshot(id).unwrap());
+    let all: Vec<Arc<dyn Image>> = std::iter::once(image.clone()).chain(then).collect();
+    all.into_iter()
+        .map(|image| {
+            let disk = Disk::new(vec![image]);
+            let mut all = vec![0; disk.size() as usize];
+            disk.read_at(0, &mut all).unwrap();
+            all
+        })
+        .collect()
+}
+
+#[test]
+fn moving_what_is_shared_survives_cut_power_and_failing_writes() {
+    let dir = dir();
+    let image = dir.path().join("a.qcow2");
+    for (options, cluster) in [("cluster_size=512", 512), ("cluster_size=1k,refcount_bits=32", 1024)] {
+        full_of_holes(&image, options, cluster);
+        let before = std::fs::read(&image).unwrap();
+        let want = states_of(before.clone(), options);
+        let compact = |dev: &Arc<Faulty>| {
+            let source = Source { dev: dev.clone(), path: "x".into(), gate: Gate::closed() };
+            Editor::open_any(dev.clone(), source)?.compact(&|| Ok(()))
+        };
+        let dev = Faulty::new(before.clone());
+        dev.fail(None);
+        let moved = compact(&dev).unwrap();
+        assert!(moved > 10, "{options}: {moved}");
+        assert!(dev.to_vec().len() < before.len());
+        let operations = dev.operations();
+        power_cuts(&before, &dev.record(), |what, bytes| assert!(states_of(bytes, what) == want, "{options} {what}"));
+        for at in 0..operations {
+            for (once, errno) in [(true, 5), (false, 28)] {
+                let dev = Faulty::new(before.clone());
+                dev.fail(Some(Failure { at, once, errno, reads: false }));
+                let done = compact(&dev);
+                assert!(states_of(dev.to_vec(), "a failure") == want, "{options} operation {at}: {done:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -309,13 +309,6 @@ pub trait DiskWriter: Send + Sync {
         Err(Error::unsupported("images of this format cannot be emptied in place"))
     }
 
-    /// Moves what lies at the end of the file into free places before it and cuts the file, durably, in an order that a power cut
-    /// leaves whole; the content stays. `tick` is asked between steps whether to go on. How many units were moved; formats without free
-    /// places in the middle have nothing to do.
-    fn compact(&self, tick: &dyn Fn() -> Result<()>) -> Result<u64> {
-        tick().map(|()| 0)
-    }
-
     /// Records that the image stands on `backing`, or on nothing, durably; at any cut it names the old parent or the new one.
     /// Content is not looked at. The last thing that is done with a writer.
     fn set_backing(&self, backing: Option<&NewBacking>) -> Result<()> {

@@ -3,7 +3,7 @@
 //! 0. if it is asked for: what is stored of the filesystems' free space ([`free_space`] has how);
 //! 1. qcow2: clusters that are counted and that nobody uses (leaks) are given back, by the repair of leaks;
 //! 2. units full of zeros become zeros that are not stored, or holes in the host file: one write each of the format's own;
-//! 3. qcow2: clusters at the end of the file move into free ones before it, and the file is cut.
+//! 3. qcow2: clusters and tables at the end of the file move into free places before it, and the file is cut.
 //!
 //! Each step changes the image in its format's crash-safe order, so a cut leaves the same content, with more or less space given back.
 
@@ -17,6 +17,7 @@ use super::{Operation, Outcome, free_space, pieces, pipeline::Chunk};
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::check::{Repair, Repairing};
+use crate::engine::format::qcow2::edit::Editor;
 use crate::engine::format::write::DiskWriter;
 use crate::engine::format::{Format, Image, Source};
 use crate::engine::io::bytes::is_zero;
@@ -101,6 +102,13 @@ impl Compact {
     /// Touches nothing yet.
     pub fn new(spec: CompactSpec) -> Self {
         Compact { spec }
+    }
+
+    /// Moves the tail of a qcow2 file forward and cuts it; what was moved.
+    fn move_tail(&self, job: &JobContext) -> Result<u64> {
+        let (dev, _guard) = edit::hold(&self.spec.image)?;
+        let source = Source { dev: dev.clone(), path: self.spec.image.clone(), gate: self.spec.gate() };
+        Editor::open_any(dev, source)?.compact(&|| job.checkpoint())
     }
 
     /// Gives back what is counted and not used.
@@ -245,15 +253,12 @@ impl Operation for Compact {
         }
         let snapshots = top.describe().snapshots.len();
         if snapshots > 0 {
-            plan.warnings.push(format!("what its {snapshots} internal snapshot(s) share stays where it is, zeros too"));
+            plan.warnings.push(format!("zeros that are stored stay, as its {snapshots} internal snapshot(s) may hold them too"));
         } else {
             plan.steps.push("zeros that are stored are given back".into());
         }
         if format == Format::Qcow2 {
-            plan.steps.push("clusters at the end of the file move into free ones, and the file is cut".into());
-            if top.describe().compressed {
-                plan.warnings.push("compressed clusters stay where they are; convert -c packs them anew".into());
-            }
+            plan.steps.push("clusters and tables at the end of the file move into free places, and the file is cut".into());
         }
         plan.steps.push(format!("it takes {} on the host now", about(allocated(&chain))));
         Ok(plan)
@@ -280,13 +285,14 @@ impl Operation for Compact {
             drop_zeros(top.writer.as_ref(), job).op("compact").path(&spec.image)?;
         }
         job.progress.set_phase("moving clusters");
-        let moved = top.writer.compact(&|| job.checkpoint()).op("compact").path(&spec.image)?;
-        job.finishing()?;
         top.writer.finish().op("compact").path(&spec.image)?;
+        let format = top.writer.reader().format();
         drop(top);
+        let moved = if format == Format::Qcow2 { self.move_tail(job).op("compact").path(&spec.image)? } else { 0 };
+        job.finishing()?;
         let after = allocated(&spec.open()?);
         let summary = format!(
-            "{} takes {after} bytes on the host, {} fewer than before; {moved} clusters were moved",
+            "{} takes {after} bytes on the host, {} fewer than before; {moved} clusters and tables were moved",
             spec.image.display(),
             before.saturating_sub(after)
         );

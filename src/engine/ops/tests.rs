@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{commit, compact, rebase};
 use crate::engine::chain::Disk;
 use crate::engine::error::Result;
+use crate::engine::format::qcow2::edit::Editor;
 use crate::engine::format::write::{Below, CreateSpec, DiskWriter, NewBacking, NewFiles, WriteSource};
 use crate::engine::format::{Format, Image, Source};
 use crate::engine::io::fault::{Failure, Faulty, power_cuts};
@@ -360,10 +361,11 @@ fn compacting_keeps_what_is_seen_wherever_it_is_cut_and_whatever_fails() {
         let before = dev.to_vec();
         let seen = view(vec![image(Format::Qcow2, &before).unwrap()]);
         let run = |dev: WriteDevice| {
-            let w = writer(Format::Qcow2, dev, None)?;
+            let w = writer(Format::Qcow2, dev.clone(), None)?;
             compact::drop_zeros(w.as_ref(), &JobContext::detached())?;
-            w.compact(&|| Ok(()))?;
-            w.finish()
+            w.finish()?;
+            let source = Source { dev: dev.clone(), path: "image".into(), gate: Gate::closed() };
+            Editor::open_any(dev, source)?.compact(&|| Ok(())).map(drop)
         };
         let dev = Faulty::new(before.clone());
         run(dev.clone()).unwrap();

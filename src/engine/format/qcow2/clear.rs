@@ -5,7 +5,7 @@
 
 use crate::engine::error::Result;
 
-use super::writer::Shared;
+use super::writer::{Shared, State};
 
 /// Clusters let go of between two flushes, at most about: eight bytes of memory each.
 const AT_ONCE: usize = 1 << 20;
@@ -40,5 +40,17 @@ impl Shared {
             data.flush()?;
         }
         self.cut_tail(&mut s)
+    }
+
+    /// Cuts the file behind the last cluster in use.
+    fn cut_tail(&self, s: &mut State) -> Result<()> {
+        self.dev.flush()?;
+        let len = self.dev.len();
+        let end = s.alloc.used_end(len)?;
+        if end < len && self.dev.as_file().is_none_or(|f| !f.is_block_device()) {
+            self.dev.set_len(end)?;
+            self.dev.flush()?;
+        }
+        Ok(())
     }
 }

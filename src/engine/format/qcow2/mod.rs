@@ -16,7 +16,6 @@ pub mod block;
 pub mod cache;
 pub mod check;
 pub mod clear;
-pub mod compact;
 pub mod compression;
 pub mod create;
 pub mod describe;

@@ -248,6 +248,18 @@ impl Refcounts {
         Some(std::mem::replace(entry, offset))
     }
 
+    /// Takes the blocks that lie at `offset` or behind it for changed.
+    pub fn touch_behind(&mut self, offset: u64) -> Result<()> {
+        let behind: Vec<u64> = (0..).zip(&self.table).filter(|(_, at)| **at >= offset).map(|(index, _)| index).collect();
+        for index in behind {
+            if let Some(block) = self.block(index)? {
+                let first = block.bytes().first().copied().unwrap_or(0);
+                block.put(0, &[first]);
+            }
+        }
+        Ok(())
+    }
+
     /// The table is on its way to a new place.
     pub fn is_moved(&self) -> bool {
         self.moved

@@ -381,9 +381,6 @@ impl DiskWriter for Writer {
     fn preallocate(&self, from: u64, how: Preallocation) -> Result<()> {
         self.shared.preallocate(from, how)
     }
-    fn compact(&self, tick: &dyn Fn() -> Result<()>) -> Result<u64> {
-        self.shared.compact(tick)
-    }
     fn clear(&self) -> Result<()> {
         self.shared.clear()
     }

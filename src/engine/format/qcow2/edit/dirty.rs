@@ -262,6 +262,42 @@ impl Editor {
         Ok(())
     }
 
+    /// Whether anything of the bitmaps lies at cluster `limit` or behind it, and can be moved: a bitmap that was not saved
+    /// properly is left as it is, with all others.
+    pub(super) fn bitmaps_reach(&self, limit: u64) -> Result<bool> {
+        let dev: Device = self.dev.clone();
+        let list = stored(&dev, &self.header, &self.ext)?;
+        if list.is_empty() || list.iter().any(|e| e.flags & IN_USE != 0) {
+            return Ok(false);
+        }
+        let behind = |at: u64, len: u64| len > 0 && self.cluster(at + (len - 1)) >= limit;
+        if self.ext.bitmaps(&self.header)?.is_some_and(|d| behind(d.directory_offset, d.directory_size)) {
+            return Ok(true);
+        }
+        for entry in &list {
+            let len = u64::from(entry.table_entries) * 8;
+            let table =
+                read_vec(dev.as_ref(), entry.table_offset, len, MAX_TABLE_BYTES).map_err(|e| e.op("read a bitmap table"))?;
+            let mut places = (0..table.len() / 8).filter_map(|i| be64(&table, i * 8)).map(|e| e & OFFSET);
+            if behind(entry.table_offset, len) || places.any(|at| at > 0 && behind(at, 1)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Writes all bitmaps to new places.
+    pub(super) fn move_bitmaps(&mut self) -> Result<()> {
+        let dev: Device = self.dev.clone();
+        let old = stored(&dev, &self.header, &self.ext)?;
+        let mark = |entry: &Entry| {
+            let bits = BitSet::read(&dev, entry, &self.header)?;
+            Ok(Mark { entry: entry.clone(), bits: Some(bits), stored: true })
+        };
+        let marks = old.iter().map(mark).collect::<Result<_>>()?;
+        self.place_bitmaps(&dev, &old, marks)
+    }
+
     /// Writes the clusters of a bitmap; its table.
     fn place_bits(&mut self, bits: &BitSet) -> Result<Vec<u64>> {
         let cluster = self.geometry.cluster() as usize;

@@ -12,6 +12,7 @@
 //! changed, and the new ones never see what they replace. No journal is needed, and it holds for version 2 as well.
 
 mod bitmaps;
+mod compact;
 mod dirty;
 mod share;
 mod snapshots;

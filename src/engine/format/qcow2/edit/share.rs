@@ -83,7 +83,7 @@ impl Editor {
         Ok(())
     }
 
-    fn l2(&self, at: u64) -> Result<Vec<u8>> {
+    pub(super) fn l2(&self, at: u64) -> Result<Vec<u8>> {
         let len = self.geometry.cluster();
         read_vec(self.dev.as_ref(), at, len, len).map_err(|e| e.op("read an L2 table"))
     }

@@ -148,7 +148,7 @@ impl Editor {
         self.list.get(index).ok_or_else(|| Error::new(ErrorKind::Usage, format!("there is no snapshot number {index}")))
     }
 
-    fn list_len(&self) -> u64 {
+    pub(super) fn list_len(&self) -> u64 {
         self.list.iter().map(|s| s.encode().len() as u64).sum()
     }
 
@@ -160,7 +160,7 @@ impl Editor {
     }
 
     /// Writes the table to a new place; the old one had `old` bytes.
-    fn place_list_after(&mut self, old: u64) -> Result<()> {
+    pub(super) fn place_list_after(&mut self, old: u64) -> Result<()> {
         let table: Vec<u8> = self.list.iter().flat_map(Entry::encode).collect();
         if table.len() as u64 > MAX_SNAPSHOT_TABLE {
             return Err(Error::unsupported(format!("the snapshot table would be larger than {MAX_SNAPSHOT_TABLE} bytes")));
