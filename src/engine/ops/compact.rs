@@ -259,9 +259,6 @@ impl Operation for Compact {
         }
         if format == Format::Qcow2 {
             plan.steps.push("clusters and tables at the end of the file move into free places, and the file is cut".into());
-            if spec.free_space && !top.describe().bitmaps.is_empty() {
-                plan.warnings.push("its dirty bitmaps are given up: the next incremental backup takes all".into());
-            }
         }
         plan.steps.push(format!("it takes {} on the host now", about(allocated(&chain))));
         Ok(plan)
