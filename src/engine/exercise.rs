@@ -1,6 +1,7 @@
 //! Opens, describes, maps, reads and checks hostile bytes within bounds, and proves the promises of [`Image`]. Shared by the fuzz targets
 //! and the property tests, so that both try the same; no part of the program uses it.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,8 +10,10 @@ use super::error::Result;
 use super::format::probe::{best, probe, warnings};
 use super::format::qcow2::diff::Pointers;
 use super::format::{Format, Image, Source};
+use super::guest::free::free_space;
 use super::guest::fs::FileType;
 use super::guest::identity::identify;
+use super::guest::owners::Owners;
 use super::guest::tree::Guest;
 use super::guest::walk::{Step, walk};
 use super::io::gate::Gate;
@@ -91,6 +94,15 @@ pub fn guest(dev: Device) -> Result<()> {
     let id = identify(&guest);
     let told: usize = id.facts.iter().map(|f| f.value.len() + f.from.len()).sum();
     assert!(told < 64 << 20, "facts are not bounded");
+    let steps = Cell::new(STEPS);
+    let stop = || steps.replace(steps.get().saturating_sub(1)) == 0;
+    let _ = free_space(&dev, true, &stop);
+    steps.set(STEPS);
+    if let Ok(owners) = Owners::of(&dev, &stop) {
+        for at in (0..64).map(|i| dev.len() / 64 * i) {
+            let _ = owners.at(at);
+        }
+    }
     let mut buf = vec![0; READ];
     let mut left = STEPS;
     for (i, volume) in guest.layout.volumes.iter().enumerate() {

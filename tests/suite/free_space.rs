@@ -1,5 +1,6 @@
 //! `compact --free-space`: what a filesystem calls free is given back, reads as zeros, and nothing else changes.
 
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use cowshed::engine::chain::{Chain, Disk};
 use cowshed::engine::format::Format;
 use cowshed::engine::guest::fs;
+use cowshed::engine::guest::owners::{Owner, Owners};
 use cowshed::engine::io::file::FileDevice;
 use cowshed::engine::io::{Device, WriteDevice};
 
@@ -195,4 +197,62 @@ fn what_was_not_closed_or_cannot_be_told_is_refused_and_nothing_changes() {
     run("truncate", &["-s", "32M", s(&raw)]);
     run("mkswap", &["-q", s(&raw)]);
     refused("no filesystem whose free space can be told");
+}
+
+#[test]
+fn the_owner_of_a_byte_is_the_file_whose_content_lies_there() {
+    let d = dir();
+    let root = d.path().join("owned");
+    std::fs::create_dir_all(root.join("etc/deep")).unwrap();
+    let files = [("/etc/deep/one", noise(4, 900_000)), ("/two", noise(5, 300_000))];
+    for (path, content) in &files {
+        std::fs::write(root.join(&path[1..]), content).unwrap();
+    }
+    let fat: &[(&str, &str)] = &[("fat16", "fat"), ("fat32", "fat")];
+    for (kind, options) in KINDS.iter().chain(fat) {
+        let raw = d.path().join("x.raw");
+        if *options == "fat" {
+            let _ = std::fs::remove_file(&raw);
+            run("truncate", &["-s", "40M", s(&raw)]);
+            let sectors = if *kind == "fat16" { "4" } else { "1" };
+            run("mkfs.vfat", &["-F", &kind[3..], "-s", sectors, s(&raw)]);
+            run("mcopy", &["-s", "-i", s(&raw), s(&root.join("etc")), s(&root.join("two")), "::"]);
+        } else {
+            make(&raw, options, &root, 40);
+        }
+        let bytes = std::fs::read(&raw).unwrap();
+        let dev: Device = disk(&raw);
+        let owners = Owners::of(&dev, &|| false).unwrap();
+        assert!(!owners.partial, "{kind}");
+        // Where the files' content lies, by the image's own bytes.
+        let places: HashMap<&[u8], u64> = bytes.chunks(512).enumerate().map(|(i, c)| (c, i as u64 * 512)).collect();
+        let fs = fs::open(dev.clone()).unwrap();
+        for (path, content) in &files {
+            let node =
+                path.split('/').filter(|p| !p.is_empty()).fold(fs.root(), |at, n| fs.lookup(at, n.as_bytes()).unwrap().unwrap());
+            let inode = Some(node).filter(|_| *options != "fat");
+            let mut seen = 0;
+            for at in content.chunks_exact(512).filter_map(|c| places.get(c)) {
+                let owner = owners.at(at + 77);
+                assert_eq!(owner, Some(Owner::File { path: path.as_bytes().to_vec(), inode }), "{kind} at {at}");
+                seen += 1;
+            }
+            assert_eq!(seen, content.len() / 512, "{kind}: {path} was looked for");
+        }
+        let mut free = Vec::new();
+        fs.free_ranges(&mut |at, len| free.push((at, len))).unwrap();
+        assert!(
+            !free.is_empty() && free.iter().all(|(at, len)| owners.at(*at).is_none() && owners.at(at + len - 1).is_none()),
+            "{kind}"
+        );
+        let first = if options.starts_with("-t") {
+            "superblock"
+        } else {
+            ["boot sector", "allocation group header"][usize::from(options.is_empty())]
+        };
+        assert_eq!(owners.at(if options.starts_with("-t") { 1030 } else { 5 }), Some(Owner::Own(first)), "{kind}");
+    }
+    // Asked to stop, it stops.
+    let dev: Device = disk(&d.path().join("x.raw"));
+    assert!(Owners::of(&dev, &|| true).is_err());
 }
