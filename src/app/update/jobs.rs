@@ -260,7 +260,7 @@ pub(super) fn edge(m: &mut Model, edge: JobEdge) -> Vec<Effect> {
     let long = job.view.progress.elapsed.as_millis() >= LONG;
     let (text, level) = match edge.state {
         JobState::Done => {
-            let came = job.view.outcome.as_ref().map_or(String::new(), |o| printable(&o.summary));
+            let came = edge.why.as_deref().map_or(String::new(), printable);
             // A sentence about the file itself says less than the title does.
             let came = if came.is_empty() || came.ends_with("is complete") { String::new() } else { format!(": {came}") };
             (format!("done: {title}{came}"), Level::Info)

@@ -513,8 +513,9 @@ fn nobody_is_notified_unless_it_took_long_and_nobody_looked() {
         m.jobs.rows[0].view.progress.elapsed = std::time::Duration::from_secs(seconds);
         m.config.notify = true;
         m.focused = focused;
-        let edge = JobEdge { id: JobId(1), state: JobState::Done, why: None };
+        let edge = JobEdge { id: JobId(1), state: JobState::Done, why: Some("2 snapshots deleted, 3 MiB given back".into()) };
         let effects = update(&mut m, Message::Edge(edge));
+        assert!(m.notice.as_ref().is_some_and(|n| n.text.ends_with(": 2 snapshots deleted, 3 MiB given back")), "{:?}", m.notice);
         assert_eq!(effects.iter().any(|e| matches!(e, Effect::Notify(_))), told, "{seconds} s, focused {focused}");
     }
 }

@@ -130,6 +130,8 @@ impl Table {
         if state.is_over() {
             job.ended = Some(SystemTime::now());
         }
+        let came = job.outcome.as_ref().filter(|_| state == JobState::Done).map(|o| o.summary.clone());
+        let why = why.or(came);
         (self.on_edge)(JobEdge { id, state, why });
         true
     }

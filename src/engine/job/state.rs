@@ -94,7 +94,7 @@ pub struct JobEdge {
     pub id: JobId,
     /// Its new state.
     pub state: JobState,
-    /// Why, where there is more to say than the state does: what it waits for, why it paused, the error's line.
+    /// Why, where there is more to say than the state does: what it waits for, why it paused, the error's line, what came of it when it is done.
     pub why: Option<String>,
 }
 

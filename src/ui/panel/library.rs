@@ -28,7 +28,7 @@ use crate::engine::ops::checking::verdict;
 use crate::engine::units::printable;
 use crate::ui::Canvas;
 use crate::ui::pen::{paint_row, put, put_right};
-use crate::ui::text::{ago, count, cut, cut_front, cut_middle, path, percent, size, width};
+use crate::ui::text::{ago, count, cut, cut_front, cut_middle, path, percent, size, width, wrap};
 use crate::ui::theme::Role;
 use crate::ui::widget::{gauge, scroll_mark, window};
 
@@ -234,10 +234,14 @@ fn empty(c: &mut Canvas<'_>, area: Rect) {
             String::new(),
         ]
     };
-    let top = area.height / 3;
-    for (i, line) in (0u16..).zip(&lines) {
-        let x = (usize::from(area.width).saturating_sub(width(line)) / 2) as u16;
-        c.put(area, x, top + i * 2, line, if i == 0 { Role::Strong } else { Role::Dim });
+    let mut y = area.height / 3;
+    for (i, line) in lines.iter().enumerate() {
+        for part in wrap(line, usize::from(area.width)) {
+            let x = (usize::from(area.width).saturating_sub(width(&part)) / 2) as u16;
+            c.put(area, x, y, &part, if i == 0 { Role::Strong } else { Role::Dim });
+            y += 1;
+        }
+        y += 1;
     }
 }
 
