@@ -460,11 +460,13 @@ fn whoever_stands_on_a_target_that_is_replaced_is_named() {
     let at = |n: &str| dir.path().join(n);
     std::fs::write(at("in.raw"), noise(1, 1 << 20)).unwrap();
     qemu_img(&format!("create -q -f qcow2 {} 1M", s(&at("base.qcow2"))));
+    qemu_img(&format!("snapshot -c old {}", s(&at("base.qcow2"))));
     qemu_img(&format!("create -q -f qcow2 -b base.qcow2 -F qcow2 {}", s(&at("over.qcow2"))));
     let base = at("base.qcow2");
     let (from, to) = (format!("if={}", s(&at("in.raw"))), format!("of={}", s(&base)));
     for args in [
-        &["convert", "-f", "raw", "-O", "qcow2", s(&at("in.raw")), s(&base)][..],
+        &["snapshot", "-a", "old", s(&base)][..],
+        &["convert", "-f", "raw", "-O", "qcow2", s(&at("in.raw")), s(&base)],
         &["convert", "-n", "-f", "raw", "-O", "qcow2", s(&at("in.raw")), s(&base)],
         &["create", "-q", "-f", "qcow2", s(&base), "1M"],
         &["dd", "-f", "raw", "-O", "qcow2", &from, &to],

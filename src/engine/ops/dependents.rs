@@ -87,7 +87,7 @@ pub fn refuse(verb: &str, image: &Path, found: &Dependents, force: bool) -> Resu
     }
 }
 
-/// Who stands on the file at `target`, which is about to be replaced or written over, and will not be readable as it was: a line each.
+/// Who stands on the image at `target`, whose content is about to become another, and will not be readable as it was: a line each.
 /// None when there is no such file.
 pub fn losing(target: &Path, roots: &[PathBuf]) -> Result<Vec<String>> {
     if !std::fs::metadata(target).is_ok_and(|m| m.is_file()) {

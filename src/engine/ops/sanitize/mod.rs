@@ -38,7 +38,7 @@ use crate::engine::spans as ranges;
 
 use super::edit as open;
 use super::plan::{Estimate, Plan, PlanFile, Undo};
-use super::{Operation, Outcome};
+use super::{Operation, Outcome, dependents};
 use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::Format;
@@ -492,9 +492,13 @@ impl Operation for Sanitize {
                 ..Plan::default()
             });
         }
+        let losses = match spec.target {
+            None => dependents::losing(&spec.image, &spec.roots)?,
+            Some(_) => Vec::new(),
+        };
         let (report, ready) = foresee(spec)?;
         *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some(ready);
-        Ok(self.plan_of(report))
+        Ok(Plan { losses, ..self.plan_of(report) })
     }
 
     fn run(&self, _: &Plan, job: &JobContext) -> Result<Outcome> {

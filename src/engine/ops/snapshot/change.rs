@@ -15,7 +15,7 @@ use crate::engine::io::gate::Gate;
 use crate::engine::io::{Device, ReadAt};
 use crate::engine::job::{Claim, JobContext};
 use crate::engine::ops::plan::{Plan, PlanFile, Undo};
-use crate::engine::ops::{Operation, Outcome, edit};
+use crate::engine::ops::{Operation, Outcome, dependents, edit};
 use crate::engine::units::{about, count};
 
 /// What to do with the snapshots of an image. Names may be ids.
@@ -188,7 +188,10 @@ impl Operation for Change {
         };
         match &spec.action {
             Action::Create(name) => plan.undo = Undo::Possible(format!("delete snapshot '{name}'")),
-            Action::Apply { name, keep } => self.plan_apply(&mut plan, &header, &list, name, *keep)?,
+            Action::Apply { name, keep } => {
+                self.plan_apply(&mut plan, &header, &list, name, *keep)?;
+                plan.losses.extend(dependents::losing(&spec.image, &[])?);
+            }
             Action::Delete(names) => {
                 let set: Vec<usize> = spec.set(&list, names)?.into_iter().collect();
                 plan.freed_bytes = super::freed_by(&spec.image, &set)?;
