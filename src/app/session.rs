@@ -108,7 +108,10 @@ pub(super) fn arrive(m: &mut Model) -> Vec<Effect> {
         lib.scroll.go(at, lib.rows.len());
         place.selected = None;
         if m.screen == Screen::Library && place.screen != Screen::Library && lib.selected().is_some() {
+            // Nobody asked for the screen: what was told at the start is still to be read.
+            let notice = m.notice.take();
             effects = run(m, Action::Go(place.screen));
+            m.notice = m.notice.take().or(notice);
         }
     }
     m.pending = Some(place);

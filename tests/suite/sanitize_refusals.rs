@@ -211,7 +211,9 @@ fn a_guest_whose_etc_leads_to_the_host_changes_nothing_there() {
     // Names that a terminal or a careless path would take for something else.
     std::fs::write(root.join("tmp/esc\x1b[31m"), "x").unwrap();
     std::fs::write(root.join("tmp/new\nline"), "x").unwrap();
-    let image = d.path().join("x.raw");
+    // In a folder of its own: images that stand on it are looked for in its folder.
+    let image = d.path().join("disk/x.raw");
+    std::fs::create_dir(d.path().join("disk")).unwrap();
     make(&image, "-t ext4 -O ^metadata_csum", &root, 24);
     let mut bytes = std::fs::read(&image).unwrap();
     let name = b"\x07\x02left";
