@@ -140,7 +140,7 @@ pub static COMMANDS: &[Command] = &[
     row(A::Rebase, S::Library, "library.rebase", "rebase…", &["b"], "Put the overlay on another base, or tell it where a base that moved is now: candidates are offered.").footer(13).when(can_rebase),
     row(A::Commit, S::Library, "library.commit", "commit…", &["w"], "Write what the overlay holds into an image it stands on.").footer(14).when(can_commit),
     row(A::Relink, S::Library, "library.relink", "relink…", &["L"], "Tell the overlay where the image it stands on is now: it is looked at whether that is the right one, and only the reference changes.").footer(15).when(can_relink),
-    row(A::Compact, S::Library, "library.compact", "compact…", &["p"], "Give space back to the host, in place: lost clusters, stored zeros, the file's free tail.").footer(13).when(can_compact),
+    row(A::Compact, S::Library, "library.compact", "compact…", &["p"], "Give space back to the host, in place or by copy: lost clusters, stored zeros, the file's free tail.").footer(13).when(can_compact),
     row(A::Amend, S::Library, "library.amend", "amend…", &["A"], "Change the options of a qcow2 image in place: compat, lazy refcounts, the width of refcounts.").footer(16).when(can_amend),
     row(A::Bitmap, S::Library, "library.bitmap", "bitmaps…", &["B"], "Add, remove, clear, switch or merge a dirty bitmap.").footer(17).when(can_bitmap),
     row(A::DeleteImage, S::Library, "library.delete", "delete…", &["d", "delete"], "Move the image to the trash, or delete it for good, with every file it consists of.").footer(11).when(can_delete_image),
@@ -174,7 +174,7 @@ pub static COMMANDS: &[Command] = &[
     row(A::Rebase, S::Image, "image.rebase", "rebase…", &["b"], "Put the overlay on another base, or tell it where a base that moved is now: candidates are offered.").footer(13).when(can_rebase),
     row(A::Commit, S::Image, "image.commit", "commit…", &["w"], "Write what the overlay holds into an image it stands on.").footer(14).when(can_commit),
     row(A::Relink, S::Image, "image.relink", "relink…", &["L"], "Tell the overlay where the image it stands on is now: it is looked at whether that is the right one, and only the reference changes.").footer(15).when(can_relink),
-    row(A::Compact, S::Image, "image.compact", "compact…", &["p"], "Give space back to the host, in place: lost clusters, stored zeros, the file's free tail.").footer(13).when(can_compact),
+    row(A::Compact, S::Image, "image.compact", "compact…", &["p"], "Give space back to the host, in place or by copy: lost clusters, stored zeros, the file's free tail.").footer(13).when(can_compact),
     row(A::Amend, S::Image, "image.amend", "amend…", &["A"], "Change the options of a qcow2 image in place: compat, lazy refcounts, the width of refcounts.").footer(16).when(can_amend),
     row(A::Bitmap, S::Image, "image.bitmap", "bitmaps…", &["B"], "Add, remove, clear, switch or merge a dirty bitmap.").footer(17).when(can_bitmap),
     row(A::DeleteImage, S::Image, "image.delete", "delete…", &["d", "delete"], "Move the image to the trash, or delete it for good, with every file it consists of.").footer(11).when(can_delete_image),
@@ -205,7 +205,7 @@ pub static COMMANDS: &[Command] = &[
 
     row(A::Repair, S::Check, "check.repair", "repair…", &["r"], "Mend what was found: the plan first; what will change is saved, so that it can be undone.").footer(1).when(can_repair),
     row(A::Check, S::Check, "check.again", "check again", &["K", "f5"], "Check the image again.").footer(2).when(can_check),
-    row(A::Compact, S::Check, "check.compact", "compact…", &["p"], "Give space back to the host, in place: lost clusters, stored zeros, the file's free tail.").footer(4).when(can_compact),
+    row(A::Compact, S::Check, "check.compact", "compact…", &["p"], "Give space back to the host, in place or by copy: lost clusters, stored zeros, the file's free tail.").footer(4).when(can_compact),
     row(A::UndoRepair, S::Check, "check.undo", "undo a repair…", &["u"], "Put back what the last repair changed, as long as nothing else wrote to the image.").footer(3).when(can_undo_repair),
 
     row(A::PauseJob, S::Jobs, "jobs.pause", "pause", &["space", "p"], "Pause the selected job, or let it go on; an interrupted one goes on where it was durable.").footer(1).when(can_pause),

@@ -10,12 +10,13 @@ use crate::engine::format::Format;
 use crate::engine::ops::JobSpec;
 use crate::engine::ops::compact::CompactSpec;
 
-/// Give space back to the host, in place: lost clusters, stored zeros, the file's free tail
+/// Give space back to the host, in place or by copy: lost clusters, stored zeros, the file's free tail
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cowshed compact disk.qcow2\n  \
     cowshed compact --dry-run disk.qcow2\n  \
     cowshed compact --free-space guest.qcow2\n  \
+    cowshed compact --copy disk.qcow2\n  \
     cowshed compact -f raw disk.img")]
 pub(super) struct Args {
     /// Format of the image (default: recognised by its content)
@@ -29,6 +30,11 @@ pub(super) struct Args {
     /// Also give back what the filesystems in it (ext2/3/4, XFS, FAT, on LVM too) call free; it reads as zeros afterwards
     #[arg(long)]
     free_space: bool,
+
+    /// Do it in a copy of the file, which takes its name when it is complete and durable: until then the image is as it was. Needs
+    /// room for both; owner and mode are kept
+    #[arg(long)]
+    copy: bool,
 
     #[command(flatten)]
     job: JobArgs,
@@ -44,6 +50,7 @@ impl Args {
             format: self.format.as_deref().map(Format::parse).transpose()?,
             follow: self.follow,
             free_space: self.free_space,
+            copy: self.copy,
             ..CompactSpec::new(&self.image)
         })
     }

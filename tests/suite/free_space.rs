@@ -99,14 +99,16 @@ fn every_format_gives_free_space_back() {
     let raw = d.path().join("x.raw");
     used(d.path(), "-t ext4", &raw);
     let (want, bytes) = (tree(disk(&raw)), std::fs::read(&raw).unwrap());
-    for format in [Format::Vmdk, Format::Vdi, Format::Vhd, Format::Vhdx, Format::Qcow, Format::Cow, Format::Qcow2] {
-        let image = d.path().join(format!("x.{format}"));
+    let all = [Format::Vmdk, Format::Vdi, Format::Vhd, Format::Vhdx, Format::Qcow, Format::Cow, Format::Qcow2];
+    let by_copy = [(Format::Vdi, &["--copy"][..]), (Format::Qcow2, &["--copy"])];
+    for (format, how) in all.map(|f| (f, &[][..])).into_iter().chain(by_copy) {
+        let image = d.path().join(format!("x{}.{format}", how.concat()));
         let w = create(format, &image, bytes.len() as u64, &[], None);
         w.write(0, &bytes).unwrap();
         w.finish().unwrap();
         drop(w);
         let before = taken(&image);
-        compact(&["-f", format.name(), s(&image)]).unwrap_or_else(|e| panic!("{format}: {e}"));
+        compact(&[how, &["-f", format.name(), s(&image)]].concat()).unwrap_or_else(|e| panic!("{format}: {e}"));
         assert!(taken(&image) + (JUNK as u64 * 9 / 10) < before, "{format}: {before} then {}", taken(&image));
         assert!(free_is_zero(disk(&image)) && tree(disk(&image)) == want, "{format}");
         if format != Format::Cow {

@@ -15,6 +15,7 @@ mod cli;
 mod commit;
 mod common;
 mod compact;
+mod compact_copy;
 mod convert;
 mod convert_matrix;
 mod cow;

@@ -13,6 +13,7 @@ use crate::engine::ops::JobSpec;
 use crate::engine::ops::compact::CompactSpec;
 
 const FREE_SPACE: &str = "free-space";
+const COPY: &str = "copy";
 
 /// Compacting an image.
 #[derive(Debug, Clone)]
@@ -34,12 +35,20 @@ impl Recipe for CompactForm {
     }
 
     fn fields(&self, _: &Answers<'_>) -> Vec<Field> {
-        vec![Field::switch(FREE_SPACE, "Free space", "also what its filesystems call free; it reads as zeros afterwards", false)]
+        vec![
+            Field::switch(FREE_SPACE, "Free space", "also what its filesystems call free; it reads as zeros afterwards", false),
+            Field::switch(
+                COPY,
+                "By copy",
+                "in a copy, which takes the image's name when it is complete; needs room for both",
+                false,
+            ),
+        ]
     }
 
     fn spec(&self, a: &Answers<'_>) -> Result<JobSpec> {
-        let free_space = a.on(FREE_SPACE);
-        Ok(JobSpec::Compact(CompactSpec { format: self.format, free_space, ..CompactSpec::new(&self.image) }))
+        let (free_space, copy) = (a.on(FREE_SPACE), a.on(COPY));
+        Ok(JobSpec::Compact(CompactSpec { format: self.format, free_space, copy, ..CompactSpec::new(&self.image) }))
     }
 
     fn verb(&self) -> &'static str {

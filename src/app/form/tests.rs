@@ -336,6 +336,8 @@ fn a_moved_base_is_found_again_and_space_given_back() {
     assert_eq!(command(&effects), Some(format!("compact -f qcow2 {WEB}")));
     let effects = keys(&mut m, "space");
     assert_eq!(command(&effects), Some(format!("compact -f qcow2 --free-space {WEB}")));
+    let effects = keys(&mut m, "down space");
+    assert_eq!(command(&effects), Some(format!("compact -f qcow2 --free-space --copy {WEB}")));
     let generation = asked(&effects).generation;
     let _ = keys(&mut m, "enter");
     assert_eq!(form(&m).page, Page::Plan);

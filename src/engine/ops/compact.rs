@@ -1,4 +1,5 @@
-//! Compact: space that an image takes on the host without holding anything goes back, in place. What a guest sees stays.
+//! Compact: space that an image takes on the host without holding anything goes back, in place or in a [`copy`] of the image file that
+//! then takes its name. What a guest sees stays.
 //!
 //! 0. if it is asked for: what is stored of the filesystems' free space ([`free_space`] has how);
 //! 1. qcow2: clusters that are counted and that nobody uses (leaks) are given back, by the repair of leaks;
@@ -6,6 +7,8 @@
 //! 3. qcow2: clusters and tables at the end of the file move into free places before it, and the file is cut.
 //!
 //! Each step changes the image in its format's crash-safe order, so a cut leaves the same content, with more or less space given back.
+
+mod copy;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,12 +21,13 @@ use crate::engine::chain::{Chain, Disk, OpenOptions};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::check::{Repair, Repairing};
 use crate::engine::format::qcow2::edit::Editor;
-use crate::engine::format::write::DiskWriter;
+use crate::engine::format::write::{DiskWriter, NewFiles};
 use crate::engine::format::{Format, Image, Source};
 use crate::engine::io::bytes::is_zero;
 use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
-use crate::engine::io::{Device, ReadAt};
+use crate::engine::io::locks::Guard;
+use crate::engine::io::{Device, ReadAt, WriteDevice};
 use crate::engine::job::{Claim, JobContext};
 use crate::engine::model::Kind;
 use crate::engine::units::about;
@@ -40,17 +44,20 @@ pub struct CompactSpec {
     /// Also what filesystems in it call free.
     #[serde(default)]
     pub free_space: bool,
+    /// In a copy of the image file, which replaces it when it is complete.
+    #[serde(default)]
+    pub copy: bool,
 }
 
 impl CompactSpec {
     /// Of the image at `image`.
     pub fn new(image: impl Into<PathBuf>) -> Self {
-        CompactSpec { image: image.into(), format: None, follow: false, free_space: false }
+        CompactSpec { image: image.into(), format: None, follow: false, free_space: false, copy: false }
     }
 
     /// What it does, in a line.
     pub fn title(&self) -> String {
-        format!("compact {}", self.image.display())
+        format!("compact {}{}", self.image.display(), if self.copy { " by copy" } else { "" })
     }
 
     /// The arguments of the `cowshed` command that does the same.
@@ -59,6 +66,7 @@ impl CompactSpec {
         out.extend(self.format.iter().flat_map(|f| ["-f".to_string(), f.name().into()]));
         out.extend(self.follow.then(|| "--follow".to_string()));
         out.extend(self.free_space.then(|| "--free-space".to_string()));
+        out.extend(self.copy.then(|| "--copy".to_string()));
         out.push(self.image.display().to_string());
         out
     }
@@ -104,25 +112,48 @@ impl Compact {
         Compact { spec }
     }
 
-    /// Moves the tail of a qcow2 file forward and cuts it; what was moved.
-    fn move_tail(&self, job: &JobContext) -> Result<u64> {
-        let (dev, _guard) = edit::hold(&self.spec.image)?;
-        let source = Source { dev: dev.clone(), path: self.spec.image.clone(), gate: self.spec.gate() };
-        Editor::open_any(dev, source)?.compact(&|| job.checkpoint())
+    /// The steps, on the file that is `held`: that of the image, which is the top of `chain`, or a copy of it. How much was moved, and
+    /// what keeps others off still.
+    fn steps(&self, chain: &Chain, held: (WriteDevice, Guard), job: &JobContext) -> Result<(u64, Vec<Guard>)> {
+        let spec = &self.spec;
+        let format = chain.layers.first().map_or(Format::Raw, |l| l.format());
+        let (dev, guard) = held;
+        self.drop_leaks(&dev, format, job)?;
+        let mut top = edit::open_held(&spec.image, Some(format), &spec.gate(), (dev.clone(), guard), None)?;
+        top.writer.keep_identity();
+        if spec.free_space {
+            job.progress.set_phase("giving back free space");
+            let disk = Arc::new(spec.open()?.disk()?);
+            let found = disk.layers().first().map(|image| free_space::look(&disk, image.as_ref(), job)).transpose()?;
+            let (found, _) = found.unwrap_or_default();
+            let freed = free_space::give_back(top.writer.as_ref(), &found, job)?;
+            job.log(format!("{freed} bytes that are free in its filesystems were given back or made zeros"));
+        }
+        job.progress.set_phase("looking for zeros");
+        // Letting go of a cluster that a snapshot keeps frees nothing, and may copy a table.
+        if top.writer.reader().describe().snapshots.is_empty() {
+            drop_zeros(top.writer.as_ref(), job)?;
+        }
+        job.progress.set_phase("moving clusters");
+        top.writer.finish()?;
+        let guards = std::mem::take(&mut top.guards);
+        drop(top);
+        if format != Format::Qcow2 {
+            return Ok((0, guards));
+        }
+        let source = Source { dev: dev.clone(), path: spec.image.clone(), gate: spec.gate() };
+        Ok((Editor::open_any(dev, source)?.compact(&|| job.checkpoint())?, guards))
     }
 
-    /// Gives back what is counted and not used.
-    fn drop_leaks(&self, job: &JobContext) -> Result<()> {
-        let spec = &self.spec;
-        let (dev, _guard) = edit::hold(&spec.image)?;
-        let reader: Device = dev.clone();
-        let format = spec.open()?.layers.first().map_or(Format::Raw, |l| l.format());
+    /// Gives back what is counted and not used in the image of `format` on `dev`.
+    fn drop_leaks(&self, dev: &WriteDevice, format: Format, job: &JobContext) -> Result<()> {
         let Some(run) = tools(format).and_then(|t| t.repair) else { return Ok(()) };
-        if spec.leaks(reader.clone(), format)? == 0 {
+        if self.spec.leaks(dev.clone(), format)? == 0 {
             return Ok(());
         }
         job.progress.set_phase("giving back lost clusters");
-        let source = Source { dev: reader, path: spec.image.clone(), gate: spec.gate() };
+        let source = Source { dev: dev.clone(), path: self.spec.image.clone(), gate: self.spec.gate() };
+        let dev = dev.clone();
         // Nothing that is in use changes, so there is nothing to keep for an undo.
         run(&Repairing { dev, source, repair: Repair::Leaks, keep: &|_| Ok(()), tick: &|_, _| job.stop_if_asked() })?;
         Ok(())
@@ -224,6 +255,7 @@ impl Operation for Compact {
 
     fn plan(&self) -> Result<Plan> {
         let spec = &self.spec;
+        edit::refuse_half_done(&spec.image)?;
         edit::refuse_in_use(&spec.image)?;
         let chain = spec.open()?;
         let top = chain.layers.first().ok_or_else(|| Error::new(ErrorKind::Internal, "a chain without layers"))?;
@@ -242,6 +274,9 @@ impl Operation for Compact {
         let files = top.files();
         plan.read_bytes = pieces::estimate(top.size(), |at| next(top.as_ref(), &files, at))?.likely;
         let dev: Device = Arc::new(FileDevice::open(&spec.image)?);
+        if spec.copy {
+            copy::plan(&spec.image, &chain, dev.as_ref(), &mut plan)?;
+        }
         let leaks = spec.leaks(dev, format)?;
         if spec.free_space {
             plan_free_space(&chain, &mut plan).op("compact").path(&spec.image)?;
@@ -266,30 +301,24 @@ impl Operation for Compact {
 
     fn run(&self, plan: &Plan, job: &JobContext) -> Result<Outcome> {
         let spec = &self.spec;
-        let before = allocated(&spec.open()?);
         job.progress.set_total(plan.read_bytes.max(1));
-        self.drop_leaks(job).op("compact").path(&spec.image)?;
-        let top = edit::open(&spec.image, edit::bare_is_raw(&spec.image, spec.format)?, &spec.gate())?;
-        top.writer.keep_identity();
-        if spec.free_space {
-            job.progress.set_phase("giving back free space");
-            let disk = Arc::new(spec.open()?.disk()?);
-            let found = disk.layers().first().map(|image| free_space::look(&disk, image.as_ref(), job)).transpose();
-            let (found, _) = found.op("compact").path(&spec.image)?.unwrap_or_default();
-            let freed = free_space::give_back(top.writer.as_ref(), &found, job).op("compact").path(&spec.image)?;
-            job.log(format!("{freed} bytes that are free in its filesystems were given back or made zeros"));
-        }
-        job.progress.set_phase("looking for zeros");
-        // Letting go of a cluster that a snapshot keeps frees nothing, and may copy a table.
-        if top.writer.reader().describe().snapshots.is_empty() {
-            drop_zeros(top.writer.as_ref(), job).op("compact").path(&spec.image)?;
-        }
-        job.progress.set_phase("moving clusters");
-        top.writer.finish().op("compact").path(&spec.image)?;
-        let format = top.writer.reader().format();
-        drop(top);
-        let moved = if format == Format::Qcow2 { self.move_tail(job).op("compact").path(&spec.image)? } else { 0 };
-        job.finishing()?;
+        edit::refuse_half_done(&spec.image)?;
+        let held = edit::hold(&spec.image)?;
+        let chain = spec.open()?;
+        let before = allocated(&chain);
+        let (moved, made) = if spec.copy {
+            let (old, guard) = held;
+            let stage = copy::copied(&spec.image, &chain, &old, job)?;
+            let (moved, _guards) = self.steps(&chain, (stage.image(), guard), job).op("compact").path(&spec.image)?;
+            job.progress.set_phase("making it durable");
+            stage.flush()?;
+            job.finishing()?;
+            (moved, stage.commit()?)
+        } else {
+            let (moved, _) = self.steps(&chain, held, job).op("compact").path(&spec.image)?;
+            job.finishing()?;
+            (moved, Vec::new())
+        };
         let after = allocated(&spec.open()?);
         let summary = format!(
             "{} takes {after} bytes on the host, {} fewer than before; {moved} clusters and tables were moved",
@@ -297,6 +326,6 @@ impl Operation for Compact {
             before.saturating_sub(after)
         );
         job.log(summary.clone());
-        Ok(Outcome { summary, made: Vec::new() })
+        Ok(Outcome { summary, made })
     }
 }

@@ -85,6 +85,12 @@ pub fn bare_is_raw(path: &Path, format: Option<Format>) -> Result<Option<Format>
 /// Errors: another process holds one of its files (named where the system lets us see); a format that cannot be written; a broken
 /// chain.
 pub fn open(path: &Path, format: Option<Format>, gate: &Gate) -> Result<Editing> {
+    refuse_half_done(path)?;
+    open_as_it_is(path, format, gate)
+}
+
+/// Refuses an image in which an earlier change was interrupted: that is finished or taken back first.
+pub(super) fn refuse_half_done(path: &Path) -> Result<()> {
     if super::sanitize::interrupted(path) {
         return Err(Error::new(ErrorKind::Unsupported, "a sanitise of it was interrupted, and what is in it is half done")
             .op("open for writing")
@@ -97,7 +103,7 @@ pub fn open(path: &Path, format: Option<Format>, gate: &Gate) -> Result<Editing>
             .path(path)
             .hint("`cowshed resize --grow-guest` on it takes that back, and begins anew"));
     }
-    open_as_it_is(path, format, gate)
+    Ok(())
 }
 
 /// The same for an image that may be half done: for whoever is about to mend that.
@@ -109,7 +115,17 @@ pub(super) fn open_as_it_is(path: &Path, format: Option<Format>, gate: &Gate) ->
 pub(super) fn open_noting(path: &Path, format: Option<Format>, gate: &Gate, written: Option<&Written>) -> Result<Editing> {
     // Held before it is looked at, so that what is read here is still so when it is written.
     let (dev, guard) = hold(path)?;
-    let dev = noting(written, dev)?;
+    open_held(path, format, gate, (noting(written, dev)?, guard), written)
+}
+
+/// The same for a file that is `held` already: the one at `path`, or a copy of it that is to take its name.
+pub(super) fn open_held(
+    path: &Path,
+    format: Option<Format>,
+    gate: &Gate,
+    held: (WriteDevice, Guard),
+    written: Option<&Written>,
+) -> Result<Editing> {
     // What it stands on is read through while it is written.
     let options = OpenOptions { format, gate: Some(gate.clone()), ..OpenOptions::default() };
     let chain = Chain::open(path, &options)?;
@@ -125,7 +141,7 @@ pub(super) fn open_noting(path: &Path, format: Option<Format>, gate: &Gate, writ
             Some(Below(Arc::new(disk)))
         }
     };
-    let mut editing = write_noting(path, format, gate, (dev, guard), below, written.cloned())?;
+    let mut editing = write_noting(path, format, gate, held, below, written.cloned())?;
     editing.guards.append(&mut guards);
     editing.below = layers;
     Ok(editing)

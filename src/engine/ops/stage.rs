@@ -12,6 +12,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -131,7 +132,10 @@ impl Stage {
         }
         let dev = FileDevice::create_new(&partial)?;
         if let Some(meta) = old.filter(std::fs::Metadata::is_file) {
-            // Who could read the old file can read the new one; a filesystem without modes is no reason to stop.
+            // Who could read the old file can read the new one. Its owner first, which may take bits of the mode away; that we
+            // may not give files away, or that the filesystem has no modes, is no reason to stop.
+            let _ = fchown(dev.file(), None, Some(meta.gid()));
+            let _ = fchown(dev.file(), Some(meta.uid()), None);
             let _ = dev.file().set_permissions(meta.permissions());
         }
         staged(dev, partial, to)
