@@ -34,8 +34,6 @@ use prepare::{Prepared, Wish, prepare};
 use ready::Ready;
 use scan::Early;
 
-use crate::engine::spans as ranges;
-
 use super::edit as open;
 use super::plan::{Estimate, Plan, PlanFile, Undo};
 use super::{Operation, Outcome, dependents};

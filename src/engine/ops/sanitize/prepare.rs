@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::edit::{Target, apply};
-use super::ranges::Set;
 use super::report::{Entry, Report, Shown, State, diff, word};
 use super::scan::Needles;
 use crate::engine::chain::Disk;
@@ -21,6 +20,7 @@ use crate::engine::io::cached::Cached;
 use crate::engine::io::draft::{Changed, Draft};
 use crate::engine::io::{Device, ReadAt, WriteDevice};
 use crate::engine::job::JobContext;
+use crate::engine::spans::Set;
 use crate::engine::units::printable_bytes;
 
 /// Bytes of a removed file that needles are taken from.
