@@ -53,6 +53,7 @@ mod sanitize_refusals;
 mod sanitize_trouble;
 mod snapshot_images;
 mod snapshots;
+mod unused;
 mod vdi;
 mod vhd;
 mod vhdx;

@@ -309,6 +309,12 @@ pub trait DiskWriter: Send + Sync {
         Err(Error::unsupported("images of this format cannot be emptied in place"))
     }
 
+    /// Makes what the image file stores outside anything it refers to read as zeros, durably: space lost when a writer was cut off,
+    /// or let go of without being wiped. How many bytes that were. Formats that do not lose space have nothing to do.
+    fn wipe_unused(&self) -> Result<u64> {
+        Ok(0)
+    }
+
     /// Records that the image stands on `backing`, or on nothing, durably; at any cut it names the old parent or the new one.
     /// Content is not looked at. The last thing that is done with a writer.
     fn set_backing(&self, backing: Option<&NewBacking>) -> Result<()> {

@@ -38,6 +38,7 @@ pub mod snapshots;
 pub mod stored;
 pub mod tables;
 pub mod track;
+pub mod unused;
 pub mod usage;
 pub mod write;
 pub mod writer;

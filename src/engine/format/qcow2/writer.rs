@@ -384,6 +384,9 @@ impl DiskWriter for Writer {
     fn clear(&self) -> Result<()> {
         self.shared.clear()
     }
+    fn wipe_unused(&self) -> Result<u64> {
+        self.shared.wipe_unused()
+    }
     fn set_backing(&self, backing: Option<&NewBacking>) -> Result<()> {
         self.finish()?;
         super::reparent::set_backing(&self.shared.dev, backing)

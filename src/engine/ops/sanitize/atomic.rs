@@ -51,7 +51,7 @@ impl Change<'_> {
                 // The image was not touched; a file half written is no undo file.
                 let _ = std::fs::remove_file(&self.undo);
             })?;
-        commit::commit(self.draft, writer, &mut undo, job)
+        commit::commit(self.draft, writer, &mut undo, false, job)
             .path(self.image)
             .map_err(|e| e.hint("the same command again takes back what is half done, and begins anew"))?;
         drop(undo);

@@ -3,6 +3,7 @@
 //! ```text
 //!  1  undo file: header and old bytes, flush; first sector, flush; its name, flush     a cut leaves the image untouched
 //!  2  the image: data, zeros and stamped logs in ascending order; flush                a cut leaves any mixture, rolled back by 1
+//!     what its file holds in places nothing refers to is wiped, with scrub            the same
 //!  3  undo file: "done", flush                                                         a cut rolls back a complete commit: all or nothing
 //! ```
 //!
@@ -19,8 +20,9 @@ use crate::engine::job::JobContext;
 /// Bytes written at a time.
 const PIECE: u64 = 1 << 20;
 
-/// Writes what `draft` changed through `writer`. Returns once it is durable; `undo` then says so.
-pub(super) fn commit(draft: &Draft, writer: &dyn DiskWriter, undo: &mut Undo, job: &JobContext) -> Result<()> {
+/// Writes what `draft` changed through `writer`, and with `scrub` wipes what nothing refers to. Returns once it is durable; `undo` then
+/// says so.
+pub(super) fn commit(draft: &Draft, writer: &dyn DiskWriter, undo: &mut Undo, scrub: bool, job: &JobContext) -> Result<()> {
     for (offset, len, how) in draft.changes() {
         if how == Changed::Zero {
             writer.write_zeroes(offset, len)?;
@@ -38,6 +40,9 @@ pub(super) fn commit(draft: &Draft, writer: &dyn DiskWriter, undo: &mut Undo, jo
         }
     }
     writer.finish()?;
+    if scrub {
+        writer.wipe_unused()?;
+    }
     undo.set(State::Done)
 }
 
@@ -105,7 +110,7 @@ mod tests {
         let written = file.record();
         assert_eq!(written.last(), Some(&Op::Flush), "durable before the image is touched");
         let complete = file.to_vec();
-        commit(&draft, writer(image.clone()).as_ref(), &mut undo, &JobContext::detached()).unwrap();
+        commit(&draft, writer(image.clone()).as_ref(), &mut undo, true, &JobContext::detached()).unwrap();
         let after = image.to_vec();
         // While the undo file is written the image is as it was; what is left of the file is nothing, or complete.
         power_cuts(&[], &written, |state, bytes| {

@@ -353,6 +353,8 @@ impl Sanitize {
         job.finishing()?;
         undo.set(undo::State::Undoing)?;
         undo.restore(writer.as_ref())?;
+        // What was lost when it was cut off holds what the disk held.
+        writer.wipe_unused()?;
         drop(undo);
         undo::destroy(&path)?;
         Ok(true)
@@ -368,6 +370,10 @@ impl Sanitize {
             open::open_noting(&spec.image, spec.open_as()?, &spec.gate(), Some(&written))?;
         let Ready { chain, disk, mut prepared, .. } = self.ready(job)?;
         let mut early = Early::default();
+        if prepared.report.is_empty() && scrubs(&prepared.report) {
+            job.finishing()?;
+            writer.wipe_unused()?;
+        }
         if !prepared.report.is_empty() {
             spec.refuse_second_undo()?;
             // The last moment to stop: from here on it is one pass.
@@ -417,7 +423,7 @@ impl Sanitize {
                 let _ = std::fs::remove_file(&path);
             })?;
         job.progress.set_phase("writing");
-        commit::commit(&prepared.draft, writer, &mut undo, job).path(&spec.image).map_err(|e| {
+        commit::commit(&prepared.draft, writer, &mut undo, scrubs(&prepared.report), job).path(&spec.image).map_err(|e| {
             e.hint(format!("what was there is in the undo file: cowshed sanitize --undo {}", spec.image.display()))
         })?;
         let done = UndoFile { path: spec.keep_undo.then(|| path.clone()), bytes: undo.bytes() };
@@ -453,6 +459,11 @@ impl Sanitize {
         let made = spec.target.iter().cloned().chain(r.undo.iter().filter_map(|u| u.path.clone())).collect();
         Ok(Outcome { summary, made })
     }
+}
+
+/// Wiping is among what is done.
+fn scrubs(report: &Report) -> bool {
+    report.operations.iter().any(|o| o.id == "scrub")
 }
 
 fn no_undo(path: &Path) -> Error {
