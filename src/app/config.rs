@@ -34,6 +34,9 @@ pub enum Glyphs {
     Ascii,
 }
 
+/// The theme that goes by the terminal's background.
+pub const AUTO: &str = "auto";
+
 /// What a person chose.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -74,7 +77,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             roots: Vec::new(),
-            theme: "terminal".into(),
+            theme: AUTO.into(),
             colors: Colors::Auto,
             glyphs: Glyphs::Auto,
             mouse: true,
@@ -109,8 +112,8 @@ const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "theme",
-        default: "\"terminal\"",
-        doc: "\"terminal\" (the terminal's own colours), \"dusk\", \"paper\", or the path of a theme file.",
+        default: "\"auto\"",
+        doc: "\"auto\" (\"paper\" on a light background, else \"terminal\"), \"terminal\" (the terminal's own colours), \"dusk\", \"paper\", or the path of a theme file.",
         set: |c, v| {
             c.theme = v.as_str().ok_or("a name is wanted")?.to_string();
             Ok(())

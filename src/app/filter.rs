@@ -1,6 +1,6 @@
 //! Fuzzy matching, one way for the library's filter, the help's search and the palette.
 
-use nucleo_matcher::pattern::{CaseMatching, Normalization, Pattern};
+use nucleo_matcher::pattern::{AtomKind, CaseMatching, Normalization, Pattern};
 use nucleo_matcher::{Config, Matcher, Utf32Str};
 
 /// A pattern ready to be held against many texts.
@@ -18,6 +18,11 @@ impl Fuzzy {
             matcher: Matcher::new(Config::DEFAULT),
             buf: Vec::new(),
         }
+    }
+    /// Words that must all stand in the text as they are typed: in sentences a fuzzy pattern finds its letters nearly anywhere.
+    pub fn words(text: &str) -> Self {
+        let pattern = Pattern::new(text, CaseMatching::Ignore, Normalization::Smart, AtomKind::Substring);
+        Fuzzy { pattern, ..Fuzzy::new("") }
     }
     /// How well `text` matches; `None` when it does not.
     pub fn score(&mut self, text: &str) -> Option<u32> {

@@ -11,6 +11,8 @@ pub struct Input {
     text: String,
     /// Byte offset, always at a grapheme's edge.
     cursor: usize,
+    /// The whole text is selected: what is typed takes its place.
+    selected: bool,
 }
 
 impl Input {
@@ -18,7 +20,16 @@ impl Input {
     pub fn new(text: impl Into<String>) -> Self {
         let text = text.into();
         let cursor = text.len();
-        Input { text, cursor }
+        Input { text, cursor, selected: false }
+    }
+    /// The same, all of it selected: typing replaces it, moving the cursor keeps it.
+    pub fn selected(text: impl Into<String>) -> Self {
+        let input = Input::new(text);
+        Input { selected: !input.is_empty(), ..input }
+    }
+    /// The whole text is selected.
+    pub fn is_selected(&self) -> bool {
+        self.selected
     }
     /// The text.
     pub fn text(&self) -> &str {
@@ -34,6 +45,9 @@ impl Input {
     }
     /// Types or pastes; control characters are left out.
     pub fn insert(&mut self, text: &str) {
+        if std::mem::take(&mut self.selected) {
+            self.cut(0, self.text.len());
+        }
         let clean: String = text.chars().filter(|c| !c.is_control()).collect();
         self.text.insert_str(self.cursor, &clean);
         self.cursor += clean.len();
@@ -41,7 +55,9 @@ impl Input {
     /// Edits by a key as readline does. False when the key is none of its own.
     pub fn key(&mut self, key: Key) -> bool {
         let ctrl = key.mods == KeyModifiers::CONTROL;
+        let selected = self.selected;
         match key.code {
+            KeyCode::Backspace | KeyCode::Delete if selected => self.cut(0, self.text.len()),
             KeyCode::Char(c) if key.mods.is_empty() => self.insert(c.encode_utf8(&mut [0; 4])),
             KeyCode::Backspace | KeyCode::Char('h') if ctrl || key.code == KeyCode::Backspace => {
                 self.cut(self.before(), self.cursor);
@@ -58,6 +74,7 @@ impl Input {
             KeyCode::Char('w') if ctrl => self.cut(self.word(), self.cursor),
             _ => return false,
         }
+        self.selected = false;
         true
     }
 
@@ -94,5 +111,22 @@ mod tests {
             assert_eq!(i.text(), text, "{key}");
         }
         assert!(!i.key(Key::parse("tab").unwrap()));
+    }
+
+    #[test]
+    fn what_is_selected_is_replaced_by_typing_and_kept_by_moving() {
+        for (keys, text) in
+            [("x y", "xy"), ("left x", "name-x1"), ("end x", "name-1x"), ("backspace x", "x"), ("delete", ""), ("tab x", "x")]
+        {
+            let mut i = Input::selected("name-1");
+            for key in keys.split(' ') {
+                i.key(Key::parse(key).unwrap());
+            }
+            assert_eq!((i.text(), i.is_selected()), (text, false), "{keys}");
+        }
+        let mut i = Input::selected("name-1");
+        i.insert("pasted");
+        assert_eq!(i.text(), "pasted");
+        assert!(!Input::selected("").is_selected());
     }
 }

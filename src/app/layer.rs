@@ -71,9 +71,11 @@ impl Help {
         let mut rows: Vec<&Command> = scopes.iter().flat_map(|s| COMMANDS.iter().filter(move |c| c.scope == *s)).collect();
         if !self.search.is_empty() {
             let mut fuzzy = Fuzzy::new(self.search.text());
+            let mut words = Fuzzy::words(self.search.text());
             rows.retain(|c| {
                 let keys: Vec<String> = keymap.keys(c).iter().map(ToString::to_string).collect();
-                keys.iter().any(|k| k == self.search.text()) || fuzzy.score(&format!("{} {}", c.title, c.doc)).is_some()
+                let named = keys.iter().any(|k| k == self.search.text()) || fuzzy.score(c.title).is_some();
+                named || words.score(c.doc).is_some()
             });
         }
         rows
@@ -109,13 +111,14 @@ impl Palette {
             best.is_some_and(|b| std::ptr::eq(b, *c))
         };
         let mut fuzzy = Fuzzy::new(self.input.text());
+        let mut words = Fuzzy::words(self.input.text());
         let mut rows: Vec<_> = COMMANDS
             .iter()
             .filter(|c| !matches!(c.action, Action::Interrupt | Action::Palette))
             .filter(chosen)
             .filter_map(|c| {
                 let named = fuzzy.score(c.title);
-                let score = named.or_else(|| fuzzy.score(&format!("{} {} {}", c.title, c.id, c.doc)))?;
+                let score = named.or_else(|| words.score(&format!("{} {} {}", c.title, c.id, c.doc)))?;
                 Some((named.is_none(), score, c, state(c)))
             })
             .collect();

@@ -2,17 +2,19 @@
 
 use crossterm::event::{self, Event, KeyEventKind, MouseButton, MouseEventKind};
 
+use super::background::Late;
 use crate::app::key::Key;
 use crate::app::message::{Message, Mouse};
 use crate::app::worker::Outbox;
 
-/// Starts the thread. It ends with the process, or when nobody listens any more.
+/// Starts the thread; an answer of the terminal that comes late is kept out. It ends with the process, or when nobody listens any more.
 ///
 /// Errors: the system gives no thread.
-pub fn spawn(out: Outbox) -> std::io::Result<()> {
+pub fn spawn(out: Outbox, mut late: Late) -> std::io::Result<()> {
     std::thread::Builder::new().name("cowshed-input".into()).spawn(move || {
         loop {
             let message = match event::read() {
+                Ok(Event::Key(e)) if e.kind != KeyEventKind::Release && late.swallows(&Key::from(e)) => None,
                 Ok(event) => message(event),
                 // The terminal is gone.
                 Err(_) => Some(Message::Terminate(libc::SIGHUP)),

@@ -7,9 +7,10 @@ use std::time::Duration;
 use directories::{BaseDirs, ProjectDirs};
 use tokio::sync::mpsc::unbounded_channel;
 
+use super::background::{self, Background, Late};
 use super::caps::{Env, detect};
 use super::{input, tty};
-use crate::app::config::{Colors, Config, Glyphs};
+use crate::app::config::{AUTO, Colors, Config, Glyphs};
 use crate::app::key::Keymap;
 use crate::app::layer::Layer;
 use crate::app::message::Level;
@@ -24,6 +25,7 @@ use crate::app::{Model, Options};
 use crate::engine::error::{Context as _, Error, Result};
 use crate::engine::library::ScanOptions;
 use crate::ui::Look;
+use crate::ui::theme::Depth;
 
 /// Opens the workbench and stays until it is quit. The exit code: 0, or 128 and the signal that ended it.
 ///
@@ -79,7 +81,7 @@ pub fn run(options: Options) -> Result<u8> {
         snapshots: SnapshotWorkers::spawn(&outbox)?,
         jobs: JobWorkers::spawn(super::dirs::state_dir(), super::dirs::runtime_dir(), &outbox)?,
     };
-    input::spawn(outbox)?;
+    input::spawn(outbox, Late::new(look.2.late))?;
     let ended = runtime::run(model, &mut tty, inbox, &mut workers);
     // A job that can be resumed is left so when a signal ends us; when a person said quit, it was said what becomes of them.
     workers.jobs.shut_down(ended.as_ref().map_or(true, |m| m.signal.is_some() || m.leave_jobs));
@@ -93,7 +95,7 @@ pub fn run(options: Options) -> Result<u8> {
     Ok(model.signal.map_or(0, |s| u8::try_from(128 + s).unwrap_or(255)))
 }
 
-fn look(env: Env<'_>, options: &Options, config: &Config, wrong: &mut Vec<String>) -> (Look, super::caps::Caps) {
+fn look(env: Env<'_>, options: &Options, config: &Config, wrong: &mut Vec<String>) -> (Look, super::caps::Caps, Background) {
     let colors = match options.color.as_deref() {
         Some("never") => Colors::Never,
         Some("always") if config.colors == Colors::Never => Colors::Ansi,
@@ -101,9 +103,19 @@ fn look(env: Env<'_>, options: &Options, config: &Config, wrong: &mut Vec<String
     };
     let glyphs = if options.ascii { Glyphs::Ascii } else { config.glyphs };
     let caps = detect(env, colors, glyphs);
-    let (look, problem) = Look::new(&config.theme, caps.depth, caps.unicode, &|path| std::fs::read_to_string(path));
+    // Only where it matters: without colours, or with a theme that was chosen, the terminal is not asked.
+    let asked = match (config.theme.as_str(), caps.depth) {
+        (AUTO, depth) if depth != Depth::Mono => background::ask(env),
+        _ => Background::default(),
+    };
+    let theme = match config.theme.as_str() {
+        AUTO if asked.light == Some(true) => "paper",
+        AUTO => "terminal",
+        chosen => chosen,
+    };
+    let (look, problem) = Look::new(theme, caps.depth, caps.unicode, &|path| std::fs::read_to_string(path));
     wrong.extend(problem);
-    (look, caps)
+    (look, caps, asked)
 }
 
 /// What was named, else what is configured, else the current folder. Without links, so that a session finds its place again.

@@ -183,10 +183,25 @@ fn footer(c: &mut Canvas<'_>, area: Rect) {
     let hint = |r: &'static Command| keymap.keys(r).first().map(|k| (k.to_string(), r));
     // What works everywhere gives way where there is little room: the screen's own keys are what nobody can guess.
     let narrow = area.width < 100;
-    let kept = |r: &&'static Command| r.action != Action::Back || !narrow && (r.enabled)(c.m).is_ok();
+    let left = c.m.screen == Screen::Jobs && c.m.jobs.selected_left().is_some();
+    let kept = |r: &&'static Command| match (r.action, r.scope) {
+        (Action::Back, _) => !narrow && (r.enabled)(c.m).is_ok(),
+        // One key is enough to say that it can be resumed.
+        (Action::PauseJob, _) if left => false,
+        // Jobs differ too much for what most of them cannot do to take the room.
+        (_, Scope::Jobs) => (r.enabled)(c.m).is_ok(),
+        _ => true,
+    };
     let hints = rows.into_iter().filter(kept).filter_map(hint);
     let (last, first): (Vec<_>, Vec<_>) = hints.partition(|(_, r)| r.scope == Scope::Global);
-    let room_of = |(k, r): &(String, &Command)| width(k) + width(&c.word(r.title)) + 3;
+    let paused = c.m.selected_job().is_some_and(|j| j.view.state == JobState::Paused);
+    let title = |r: &'static Command| match r.action {
+        Action::RetryJob if left => "resume",
+        Action::PauseJob if paused => "resume",
+        Action::CancelJob if left => "discard…",
+        _ => r.title,
+    };
+    let room_of = |(k, r): &(String, &'static Command)| width(k) + width(&c.word(title(r))) + 3;
     let mut room = usize::from(area.width) + 2;
     let mut shown = Vec::new();
     // Those of everywhere come last on the screen, but are sure of their place.
@@ -211,7 +226,7 @@ fn footer(c: &mut Canvas<'_>, area: Rect) {
         let start = x;
         let enabled = !covered && (row.enabled)(c.m).is_ok();
         x = c.put(area, x, 0, &key, if enabled { Role::Accent } else { Role::Dim }) + 1;
-        x = c.put(area, x, 0, row.title, if enabled { Role::Text } else { Role::Dim });
+        x = c.put(area, x, 0, title(row), if enabled { Role::Text } else { Role::Dim });
         c.hits.add(Rect { x: area.x + start, y: area.y, width: x - start, height: 1 }, Hit::Run(row.action));
         x += 2;
     }

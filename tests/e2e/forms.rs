@@ -73,7 +73,7 @@ fn makes_a_new_image_an_overlay_on_it_and_resizes_it() {
     t.wait_for("type 'plain.img' first");
     t.keys(&["BTab"]);
     t.text("plain.img");
-    t.keys(&["Enter", "Enter"]);
+    t.keys(&["Enter"]);
     t.wait_for_not("cannot be undone");
     t.wait_for("done: resize");
     assert_eq!(std::fs::metadata(dir.path().join("plain.img")).unwrap().len(), 2 << 20);

@@ -245,9 +245,11 @@ fn finds_the_snapshot_that_eats_the_disk_deletes_it_and_gets_the_promised_space_
     t.keys(&["d"]);
     t.wait_for("undo");
     t.wait_for("not possible");
-    // One bare key does not do it, nor does Enter: the name is typed.
+    // One bare key does not do it, nor does Enter: the name is typed, and is the answer.
+    t.keys(&["Enter"]);
+    t.wait_for("type 'web.qcow2' first");
     t.text("web.qcow2");
-    t.keys(&["Enter", "Enter"]);
+    t.keys(&["Enter"]);
     t.wait_for("done: delete snapshot");
     t.wait_for("3 snapshots");
     let freed = (before - on_disk(&image)) as f64;

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::Recipe;
 use super::field::{Answers, Field, Role};
+use super::options::Beside;
 use crate::app::model::Model;
 use crate::engine::error::Result;
-use crate::engine::format::Format;
+use crate::engine::format::{FORMATS, Format};
 use crate::engine::library::{Entry, Link};
 use crate::engine::limits::MAX_CHAIN;
 use crate::engine::ops::JobSpec;
@@ -121,14 +122,35 @@ pub struct RebaseForm {
     image: PathBuf,
     format: Option<Format>,
     bases: Bases,
+    /// The base it names now, with the format it records for it.
+    now: Option<(PathBuf, Format)>,
+    known: Beside,
     roots: Vec<PathBuf>,
 }
+
+/// The format of the base is not said.
+const UNSAID: &str = "(not given)";
 
 impl RebaseForm {
     /// The form for `image`: of a missing base the library's candidates are offered.
     pub fn new(m: &Model, image: &Path, roots: Vec<PathBuf>) -> Self {
-        let format = m.library.data.at(image).and_then(Entry::format);
-        RebaseForm { image: image.to_path_buf(), format, bases: Bases::of(m, image), roots }
+        let entry = m.library.data.at(image);
+        let now = entry.and_then(|e| e.backing.as_ref()).and_then(|b| {
+            let base = b.link.entry().and_then(|id| m.library.data.get(id))?;
+            Some((base.path.clone(), Format::parse(b.format.as_deref()?).ok()?))
+        });
+        let known = Beside::library(m, image.parent().unwrap_or(Path::new(".")));
+        let format = entry.and_then(Entry::format);
+        RebaseForm { image: image.to_path_buf(), format, bases: Bases::of(m, image), now, known, roots }
+    }
+
+    /// The format of the base that is answered, where it is known: as it is recorded now, else as the library has it.
+    fn base_format(&self, a: &Answers<'_>) -> Option<Format> {
+        let path = a.path("base")?;
+        match &self.now {
+            Some((now, format)) if *now == path => Some(*format),
+            _ => self.known.format(&path),
+        }
     }
 }
 
@@ -145,15 +167,30 @@ impl Recipe for RebaseForm {
             "what it is to stand on: the guest sees the same as before; a relative path begins at its own folder (-b)"
         };
         let mut out = self.bases.fields(a, &self.image, doc);
+        // Only these record it; of the others' bases there is one format.
+        if matches!(self.format, Some(Format::Qcow2 | Format::Qcow)) {
+            let formats = FORMATS.iter().filter(|e| e.caps.read).map(|e| e.name.to_string());
+            let words = std::iter::once(UNSAID.to_string()).chain(formats).collect();
+            let doc = "the format of that file: it is recorded in the overlay, so it must be right (-F)";
+            let field = Field::choice("base-format", "its format", doc, words);
+            out.push(match self.base_format(a) {
+                Some(format) => field.propose(format.name()),
+                None => field,
+            });
+        }
         let doc = "only change the name of the base and look at no content (-u): right when it merely moved, else the guest sees other bytes";
         out.push(Field::switch("unchecked", "name only", doc, self.bases.lost));
+        let doc = "read bases although another process is writing to them: what is copied may be stale (-U)";
+        out.push(Field::switch("share", "though in use", doc, false));
         out
     }
 
     fn spec(&self, a: &Answers<'_>) -> Result<JobSpec> {
         let spec = RebaseSpec::new(&self.image, Some(a.text("base").to_string()));
-        let unchecked = a.on("unchecked");
-        Ok(JobSpec::Rebase(RebaseSpec { format: self.format, unchecked, roots: self.roots.clone(), ..spec }))
+        let (unchecked, force_share) = (a.on("unchecked"), a.on("share"));
+        let base_format = a.given("base-format").map(Format::parse).transpose()?;
+        let roots = self.roots.clone();
+        Ok(JobSpec::Rebase(RebaseSpec { format: self.format, base_format, unchecked, force_share, roots, ..spec }))
     }
 
     fn verb(&self) -> &'static str {

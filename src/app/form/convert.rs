@@ -126,6 +126,12 @@ impl ConvertForm {
             Field::number("threads", "parallel", threads),
             Field::size("sparse", "sparse size", "zeros in a row that become a hole; 0 writes everything (-S)").default("4k"),
             Field::switch("salvage", "salvage", "leave zeros where the image cannot be read, and go on", false),
+            Field::switch(
+                "share",
+                "though in use",
+                "read it although another process is writing to it: the copy may be stale (-U)",
+                false,
+            ),
         ]);
         if self.has_bitmaps(a) {
             out.push(Field::switch("bitmaps", "bitmaps", "copy the dirty bitmaps too (--bitmaps)", false));
@@ -264,6 +270,7 @@ impl Recipe for ConvertForm {
         spec.verify = a.on("verify");
         spec.checksum = a.on("checksum");
         spec.salvage = a.on("salvage");
+        spec.force_share = a.on("share");
         spec.rate = a.size("rate")?;
         spec.sparse = a.size("sparse")?.unwrap_or(SPARSE);
         spec.roots.clone_from(&self.roots);

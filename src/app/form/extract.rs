@@ -40,13 +40,16 @@ impl Recipe for ExtractForm {
     fn fields(&self, _: &Answers<'_>) -> Vec<Field> {
         let folder = self.image.parent().unwrap_or(Path::new("."));
         let doc = "what it becomes on the host; a relative path is beside the image";
-        vec![Field::path("target", "write to", doc, folder, Role::Free).propose(self.proposed()).required()]
+        let target = Field::path("target", "write to", doc, folder, Role::Free).propose(self.proposed()).required();
+        let doc = "read the image although another process is writing to it: what is copied may be stale (-U)";
+        vec![target, Field::switch("share", "though in use", doc, false)]
     }
 
     fn spec(&self, a: &Answers<'_>) -> Result<JobSpec> {
         let target = a.path("target").unwrap_or_default();
         let mut spec = ExtractSpec::new(&self.image, &self.file, target);
         spec.partition = self.partition;
+        spec.force_share = a.on("share");
         spec.roots.clone_from(&self.roots);
         Ok(JobSpec::Extract(spec))
     }

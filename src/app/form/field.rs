@@ -136,7 +136,8 @@ impl Field {
     }
     /// Proposes an answer.
     pub fn propose(mut self, value: impl Into<String>) -> Self {
-        self.input = Input::new(value);
+        // A name is mostly another one altogether, a path another at its end.
+        self.input = if self.kind == Kind::Text { Input::selected(value) } else { Input::new(value) };
         self
     }
     /// It must be answered.

@@ -275,7 +275,10 @@ impl Form {
         if plan.is_some() || self.fields.iter().any(bad) {
             self.waiting = false;
         }
-        self.plan = plan;
+        // Without a job to plan there is none; why there is no job is known already.
+        if plan.is_some() || !matches!(self.plan, Some(Err(_))) {
+            self.plan = plan;
+        }
     }
 
     /// Takes in what there is in the guest. True when something else is asked for now.
@@ -367,6 +370,8 @@ impl Form {
         self.asked = true;
         match self.fields.iter().position(|f| f.error.is_some() || bad(f)) {
             Some(i) => self.at = i,
+            // The answers are right one by one, and ask for nothing that could be done.
+            None if matches!(self.spec(), Some(Err(_))) => {}
             None => {
                 self.page = Page::Plan;
                 self.part = 0;
@@ -384,8 +389,8 @@ impl Form {
             KeyCode::Tab if shift => self.part = (self.part + len - 1) % len,
             KeyCode::Tab => self.part = (self.part + 1) % len,
             KeyCode::Enter => match part {
-                Part::Name => self.part += 1,
-                Part::Start => return Did::Start,
+                // The name typed is the answer: no button has to be found after it.
+                Part::Name | Part::Start => return Did::Start,
                 Part::Back => return self.back(),
             },
             KeyCode::Up => self.top = self.top.saturating_sub(1),

@@ -25,6 +25,11 @@ impl Beside {
         let here = m.library.data.iter().filter(|e| e.folder() == folder);
         Beside { folder: folder.to_path_buf(), images: here.map(|e| (e.path.clone(), e.format())).collect() }
     }
+    /// All images that are known; relative names begin at `folder`.
+    pub(super) fn library(m: &Model, folder: &Path) -> Self {
+        let all = m.library.data.iter().map(|e| (e.path.clone(), e.format()));
+        Beside { folder: folder.to_path_buf(), images: all.collect() }
+    }
     /// A name that no image known has: `stem.extension`, else numbered.
     pub(super) fn free(&self, stem: &str, format: Format) -> PathBuf {
         let ext = format.entry().extensions.first().copied().unwrap_or(format.name());

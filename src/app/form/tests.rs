@@ -1,9 +1,11 @@
 //! Forms as (model, keys, expected).
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{Form, Page, Part};
 use crate::app::fixture::{images, keys, library, model};
+use crate::app::key::Key;
 use crate::app::layer::Layer;
 use crate::app::message::{Level, Message};
 use crate::app::update::update;
@@ -166,7 +168,7 @@ fn what_cannot_be_undone_wants_its_name_typed() {
     // Letters are typed, also those that are commands elsewhere; a wrong name does not start it.
     assert!(keys(&mut m, "q Y k enter enter").is_empty());
     assert!(m.notice.as_ref().is_some_and(|n| n.text.contains("base.qcow2")), "{:?}", m.notice);
-    let effects = keys(&mut m, "shift-tab ctrl-u base.qcow2 enter enter");
+    let effects = keys(&mut m, "ctrl-u base.qcow2 enter");
     assert!(matches!(effects.as_slice(), [Effect::Submit(JobSpec::Resize(_))]), "{effects:?}");
 }
 
@@ -276,6 +278,13 @@ fn amend_knows_what_there_is_and_asks_only_for_what_changes() {
     let effects = keys(&mut m, "A");
     assert_eq!(command(&effects), None);
     assert!(form(&m).obstacle().is_some_and(|o| o.contains("nothing changes")), "{:?}", form(&m).plan);
+    // The look at the disk brings no plan, and does not take away why; there is no page to go on to.
+    let generation = asked(&effects).generation;
+    update(&mut m, Message::Plan(Box::new(PlanMade { generation, remarks: Vec::new(), plan: None, outlook: None })));
+    keys(&mut m, "enter");
+    assert!(form(&m).obstacle().is_some_and(|o| o.contains("nothing changes")), "{:?}", form(&m).plan);
+    assert_eq!(form(&m).page, Page::Fields);
+    keys(&mut m, "home");
     let shown: Vec<_> = form(&m).fields.iter().map(|f| (f.id, f.value())).collect();
     assert_eq!(shown, [("compat", "1.1"), ("lazy_refcounts", "off"), ("refcount_bits", "16")]);
     let effects = keys(&mut m, "down space");
@@ -294,6 +303,49 @@ fn amend_knows_what_there_is_and_asks_only_for_what_changes() {
     assert!(form(&m).fields.iter().all(|f| f.value() == "(as it is)"), "{:#?}", form(&m).fields);
     let effects = keys(&mut m, "0");
     assert_eq!(command(&effects), Some(format!("amend -f qcow2 -o compat=0.10 {WEB}")));
+}
+
+#[test]
+fn a_rebase_records_the_format_of_its_base() {
+    let mut m = start();
+    let effects = keys(&mut m, "j j j l j j b");
+    assert_eq!(command(&effects), Some(format!("rebase -f qcow2 -b debian-12-base.qcow2 -F qcow2 {WEB}")));
+    // Another base that the library knows; one that nobody knows; what a person says of it.
+    let effects = keys(&mut m, "ctrl-u w e b - 0 1 . q c o w 2");
+    assert_eq!(command(&effects), Some(format!("rebase -f qcow2 -b web-01.qcow2 -F qcow2 {WEB}")));
+    let effects = keys(&mut m, "ctrl-u x . i m g");
+    assert_eq!(command(&effects), Some(format!("rebase -f qcow2 -b x.img {WEB}")));
+    let effects = keys(&mut m, "down r down down space");
+    assert_eq!(command(&effects), Some(format!("rebase -f qcow2 -b x.img -F raw -U {WEB}")));
+}
+
+#[test]
+fn what_is_in_use_is_read_when_a_person_says_so() {
+    let mut m = start();
+    keys(&mut m, "j j j c");
+    go(&mut m, "share");
+    let effects = keys(&mut m, "space");
+    assert!(command(&effects).is_some_and(|c| c.contains(" -U ")), "{:?}", command(&effects));
+    let image = Path::new("/srv/images/a.qcow2");
+    let mut form = Form::new(Arc::new(super::ExtractForm::new(image, b"/etc", None, Vec::new())));
+    let command = |form: &Form| form.spec().unwrap().unwrap().command().join(" ");
+    assert_eq!(command(&form), "extract /srv/images/a.qcow2:/etc /srv/images/etc");
+    for key in ["down", "space"] {
+        form.key(Key::parse(key).unwrap());
+    }
+    assert_eq!(command(&form), "extract -U /srv/images/a.qcow2:/etc /srv/images/etc");
+}
+
+#[test]
+fn a_proposed_name_is_replaced_by_typing_and_a_path_goes_on() {
+    let mut m = on_page();
+    assert_eq!(command(&keys(&mut m, "B down n e w")), Some(format!("bitmap -f qcow2 --add {WEB} new")));
+    let mut m = on_page();
+    assert_eq!(command(&keys(&mut m, "B down end 0")), Some(format!("bitmap -f qcow2 --add {WEB} bitmap-10")));
+    let mut m = start();
+    let effects = keys(&mut m, "j j j c down x");
+    let Some(JobSpec::Convert(s)) = &asked(&effects).spec else { panic!() };
+    assert_eq!(s.target, Path::new("/srv/images/debian-12-base.rawx"));
 }
 
 #[test]

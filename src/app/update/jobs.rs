@@ -263,7 +263,10 @@ pub(super) fn edge(m: &mut Model, edge: JobEdge) -> Vec<Effect> {
             let came = edge.why.as_deref().map_or(String::new(), printable);
             // A sentence about the file itself says less than the title does.
             let came = if came.is_empty() || came.ends_with("is complete") { String::new() } else { format!(": {came}") };
-            (format!("done: {title}{came}"), Level::Info)
+            // What begins with the file that the title is about says it all.
+            let about = title.split_once(' ').map_or("", |(_, file)| file);
+            let whole = !about.is_empty() && edge.why.as_deref().is_some_and(|w| printable(w).starts_with(about));
+            (if whole { format!("done{came}") } else { format!("done: {title}{came}") }, Level::Info)
         }
         JobState::Failed => (format!("failed: {title}: {}", edge.why.as_deref().unwrap_or("see the jobs panel")), Level::Error),
         JobState::Cancelled => (format!("cancelled: {title}"), Level::Info),

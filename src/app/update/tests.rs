@@ -161,6 +161,13 @@ fn the_palette_runs_commands_and_shows_why_others_do_not() {
     let Some(Layer::Palette(p)) = m.layer() else { panic!() };
     let rows = p.rows(&m);
     assert!(rows.iter().any(|(c, state)| c.id == "map.zoom-in" && state.is_err()));
+    // By what it is for: the words as they are typed, not their letters anywhere in a sentence.
+    let mut m = start();
+    keys(&mut m, "j j j :");
+    keys(&mut m, "o p e n s t a c k");
+    let Some(Layer::Palette(p)) = m.layer() else { panic!() };
+    let ids: Vec<_> = p.rows(&m).iter().map(|(c, _)| c.id).collect();
+    assert_eq!(ids, ["library.ready"]);
 }
 
 #[test]
@@ -637,8 +644,7 @@ fn snapshots_are_changed_by_forms_with_their_plan() {
     let made = crate::app::worker::jobs::PlanMade { generation, remarks: Vec::new(), plan: Some(Ok(plan)), outlook: None };
     update(&mut m, Message::Plan(Box::new(made)));
     assert!(keys(&mut m, "enter enter enter").is_empty());
-    keys(&mut m, "shift-tab");
-    let effects = keys(&mut m, "w e b - 0 2 . q c o w 2 enter enter");
+    let effects = keys(&mut m, "w e b - 0 2 . q c o w 2 enter");
     assert_eq!(effects, [Effect::Submit(spec)]);
     // Export is a conversion from that snapshot.
     let mut m = open();
@@ -746,7 +752,7 @@ fn chains_are_changed_by_forms_and_dependents_are_named() {
     let image = "/srv/images/web-02.qcow2";
     assert_eq!(command("f"), format!("rebase -f qcow2 -b  {image}"));
     assert_eq!(command("f space"), format!("rebase -f qcow2 -b  -c {image}"));
-    assert!(command("b").starts_with("rebase -f qcow2 -b debian-12-base.qcow2 /"), "{}", command("b"));
+    assert!(command("b").starts_with("rebase -f qcow2 -b debian-12-base.qcow2 -F qcow2 /"), "{}", command("b"));
     assert!(command("w").starts_with("commit -f qcow2 "), "{}", command("w"));
     let JobSpec::Delete(d) = spec("d") else { panic!() };
     assert_eq!((d.trash.is_some(), d.force), (true, false));

@@ -36,7 +36,11 @@ pub(super) fn draw(c: &mut Canvas<'_>, screen: Rect, form: &Form) {
     // As high as it must be, with some air; the frame, the line of the plan, buttons and hints need six rows.
     let inner = WIDEST.min(screen.width.saturating_sub(4)).saturating_sub(4);
     let lines = lines(c, inner, form);
-    let rows = u16::try_from(lines.len() + 8).unwrap_or(u16::MAX).max(16);
+    let planned = match form.page {
+        Page::Fields => 0,
+        Page::Plan => plan_lines(c, form, usize::from(inner)).len() + usize::from(plan_foot(form)) + 2,
+    };
+    let rows = u16::try_from((lines.len() + 8).max(planned)).unwrap_or(u16::MAX).max(16);
     let area = open(c, screen, WIDEST, rows, &format!("{title}{pages}"));
     match form.page {
         Page::Fields => fields(c, area, form, &lines),
@@ -141,8 +145,8 @@ fn explained(f: &Field) -> String {
 fn remark(c: &Canvas<'_>, form: &Form, f: &Field) -> Option<(String, Role)> {
     let s = c.look.symbols;
     if let Some(e) = &f.error {
-        // Nothing was answered yet: no reason to be loud.
-        let early = !form.asked && f.value().is_empty();
+        // Nothing was typed yet: no reason to be loud.
+        let early = !form.asked && f.typed() && (f.value().is_empty() || !f.touched);
         return Some((
             format!("{} {}", if early { s.bullet } else { s.bad }, printable(e)),
             if early { Role::Dim } else { Role::Bad },
@@ -241,6 +245,10 @@ fn verdict(c: &Canvas<'_>, form: &Form) -> (String, Role) {
     let s = c.look.symbols;
     let wrong = form.fields.iter().filter(|f| f.error.is_some()).count();
     match &form.plan {
+        // The answers ask for nothing yet.
+        Some(Err(e)) if !form.asked && matches!(form.spec(), Some(Err(_))) => {
+            (format!("{} {}", s.bullet, printable(e.why())), Role::Dim)
+        }
         Some(Err(e)) => (format!("{} {}", s.bad, printable(e.why())), Role::Bad),
         Some(Ok(Plan { report: Some(r), .. })) if r.is_empty() => (format!("{} there is nothing to do", s.good), Role::Good),
         Some(Ok(Plan { report: Some(r), .. })) => {
@@ -319,15 +327,24 @@ fn buttons(c: &mut Canvas<'_>, area: Rect, all: &[(&str, usize, bool, bool)]) {
     }
 }
 
+/// The lines of the plan, or why there is none.
+fn plan_lines(c: &Canvas<'_>, form: &Form, columns: usize) -> Vec<text::Line<'static>> {
+    match &form.plan {
+        Some(Ok(Plan { report: Some(report), .. })) => sanitize::lines(c, report, true, columns),
+        _ => told(c, form, columns),
+    }
+}
+
+/// Rows below them: the name to type, the buttons, the keys, with air before each.
+fn plan_foot(form: &Form) -> u16 {
+    if form.word().is_some() { 5 } else { 3 }
+}
+
 fn plan(c: &mut Canvas<'_>, area: Rect, form: &Form) {
     let s = c.look.symbols;
     let word = form.word();
-    let below = if word.is_some() { 5 } else { 3 };
-    let body = Rect { height: area.height.saturating_sub(below), ..area };
-    let lines = match &form.plan {
-        Some(Ok(Plan { report: Some(report), .. })) => sanitize::lines(c, report, true, usize::from(area.width)),
-        _ => told(c, form, usize::from(area.width)),
-    };
+    let body = Rect { height: area.height.saturating_sub(plan_foot(form)), ..area };
+    let lines = plan_lines(c, form, usize::from(area.width));
     let height = usize::from(body.height);
     c.hits.layer = height;
     c.hits.layer_len = lines.len();
@@ -358,7 +375,9 @@ fn plan(c: &mut Canvas<'_>, area: Rect, form: &Form) {
         })
         .collect();
     buttons(c, area, &shown);
-    let all = [("Tab", "next"), ("Enter", "choose"), ("Up Down", "scroll"), ("Esc", "back"), ("Y", "copy command")];
+    let naming = parts.get(form.part) == Some(&Part::Name);
+    let (enter, copy) = if naming { ("do it", "Ctrl-y") } else { ("choose", "Y") };
+    let all = [("Tab", "next"), ("Enter", enter), ("Up Down", "scroll"), ("Esc", "back"), (copy, "copy command")];
     hints(c, area, area.height.saturating_sub(1), &all);
 }
 

@@ -54,6 +54,11 @@ fn open(c: &mut Canvas<'_>, screen: Rect, columns: u16, rows: u16, title: &str) 
 
 /// A line being typed, with its cursor.
 fn input(c: &mut Canvas<'_>, area: Rect, x: u16, y: u16, input: &Input, focused: bool) {
+    if focused && input.is_selected() {
+        let text = cut_front(input.text(), usize::from(area.width.saturating_sub(x)), c.look.symbols.ellipsis);
+        put(c.buf, area, x, y, &text, c.look.style(Role::Select));
+        return;
+    }
     let (before, after) = input.split();
     let room = usize::from(area.width.saturating_sub(x));
     let ahead = width(after).min(room / 2).max(1);

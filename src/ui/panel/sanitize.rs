@@ -134,7 +134,7 @@ pub(in crate::ui) fn lines(c: &Canvas<'_>, r: &Report, planned: bool, room: usiz
     };
     paragraph(c, if planned { "changes" } else { "verdict" }, &verdict, role, room, &mut out);
     if let Some(scan) = &r.scan {
-        scanned(c, scan, room, &mut out);
+        scanned(c, scan, &r.image.to_string_lossy(), room, &mut out);
     }
     match &r.undo {
         _ if !planned => undo_file(c, room, &mut out),
@@ -227,7 +227,7 @@ fn change(f: &Shown, put: &mut impl FnMut(&str, Role)) {
 }
 
 /// What the scan of the image's bytes found.
-fn scanned(c: &Canvas<'_>, scan: &Scanned, room: usize, out: &mut Vec<Line<'static>>) {
+fn scanned(c: &Canvas<'_>, scan: &Scanned, image: &str, room: usize, out: &mut Vec<Line<'static>>) {
     let s = c.look.symbols;
     let (left, kept): (Vec<_>, Vec<_>) = scan.found.iter().partition(|f| f.is_residue());
     let (sign, role, what) = match left.len() {
@@ -238,7 +238,9 @@ fn scanned(c: &Canvas<'_>, scan: &Scanned, room: usize, out: &mut Vec<Line<'stat
     let text = format!("{sign} {n} of what was removed looked for in {}: {what}", size_words(scan.bytes));
     paragraph(c, "byte scan", &text, role, room, out);
     let place = |f: &crate::engine::ops::sanitize::Residue| {
-        printable(&format!("of {}: in {} (byte {} of {})", f.from, f.place, f.offset, f.file))
+        // Whose byte it is says the page, where it is the image's own.
+        let of = if f.file == image { String::new() } else { format!(" of {}", f.file) };
+        printable(&format!("of {}: in {} (byte {}{of})", f.from, f.place, grouped(f.offset)))
     };
     for f in left {
         paragraph(c, "", &place(f), Role::Bad, room, out);

@@ -212,7 +212,8 @@ impl Sources {
         let mut out = Vec::new();
         for node in self.parts.iter().filter_map(|p| p.chain.nodes.first()) {
             let snapshots = node.description.snapshots.len();
-            if snapshots > 0 {
+            // Who takes one snapshot out knows that it is one.
+            if snapshots > 0 && spec.snapshot.is_none() {
                 out.push(format!("{} has {}: not copied", node.path.display(), count(snapshots as u64, "internal snapshot")));
             }
             let left: Vec<_> = node.description.bitmaps.iter().filter(|b| !spec.bitmaps || b.in_use).collect();

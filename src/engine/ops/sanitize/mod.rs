@@ -46,7 +46,7 @@ use crate::engine::io::ReadAt;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::watched::Written;
 use crate::engine::job::{Claim, JobContext};
-use crate::engine::units::count;
+use crate::engine::units::{KIB, binary, count};
 
 /// What to do with an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -281,7 +281,10 @@ impl Sanitize {
         let path = spec.undo_path();
         let undo = undo::Undo::open(&path)?.ok_or_else(|| no_undo(&path))?;
         let mut plan = Plan { title: spec.title(), ..Plan::default() };
-        plan.reads.push(PlanFile { path: path.clone(), what: format!("undo file, of {}", undo.header.made) });
+        plan.reads.push(PlanFile {
+            path: path.clone(),
+            what: format!("undo file, of {}", undo.header.made.split('.').next().unwrap_or_default().replace('T', " ")),
+        });
         if spec.action == Action::DestroyUndo {
             if undo.state != undo::State::Done {
                 return Err(half_done(&path));
@@ -319,7 +322,10 @@ impl Sanitize {
                 plan.write_bytes = Estimate::exact(report.written);
                 plan.undo = match undo {
                     Some(UndoFile { path: Some(path), bytes }) => {
-                        let what = format!("undo file, {bytes} bytes: holds what is removed, secrets among it");
+                        let what = format!(
+                            "undo file of {}: holds what is removed, secrets among it",
+                            binary(bytes.next_multiple_of(KIB))
+                        );
                         plan.writes.push(PlanFile { path: path.clone(), what });
                         Undo::Possible(format!("cowshed sanitize --undo {}", spec.image.display()))
                     }

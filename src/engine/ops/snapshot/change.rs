@@ -197,7 +197,8 @@ impl Operation for Change {
                 plan.freed_bytes = super::freed_by(&spec.image, &set)?;
                 let verb = if set.len() == 1 { "is" } else { "are" };
                 plan.steps.push(format!("{} of {} snapshots {verb} deleted in one pass", set.len(), list.len()));
-                plan.undo = Undo::Impossible("what only these snapshots hold is gone".into());
+                let these = if set.len() == 1 { "this snapshot holds" } else { "these snapshots hold" };
+                plan.undo = Undo::Impossible(format!("what only {these} is gone"));
             }
             Action::Rename { from, .. } => {
                 let index = spec.one(&list, from)?;
