@@ -3,17 +3,22 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::common::{content, cowshed_in, create, dir, noise, qemu_content, qemu_io, run, s, text};
+use crate::common::{content, cowshed_in, create, dir, noise, qemu_content, qemu_img, qemu_io, run, s, text};
 use std::sync::Arc;
 
 use cowshed::engine::chain::{Chain, Disk, OpenOptions};
+use cowshed::engine::error::Error;
 use cowshed::engine::format::check::Severity;
 use cowshed::engine::format::qcow2::edit::Editor;
+use cowshed::engine::format::ranges::Ranges;
 use cowshed::engine::format::{Format, Image, Source};
 use cowshed::engine::io::ReadAt;
 use cowshed::engine::io::fault::{Failure, Faulty, power_cuts};
 use cowshed::engine::io::gate::Gate;
 use cowshed::engine::io::memory::Memory;
+use cowshed::engine::job::JobContext;
+use cowshed::engine::ops::JobSpec;
+use cowshed::engine::ops::compact::CompactSpec;
 
 pub fn ok(cwd: &Path, args: &[&str]) -> String {
     let out = cowshed_in(cwd, args);
@@ -76,6 +81,127 @@ fn snapshots_keep_what_is_theirs_when_compacted() {
     assert!(content(&image) == want && then(cwd) == old);
 }
 
+#[test]
+fn zeros_that_snapshots_share_are_given_back_too() {
+    let dir = dir();
+    let cwd = dir.path();
+    let image = cwd.join("a.qcow2");
+    std::fs::write(cwd.join("base.raw"), text(3, 6 << 20)).unwrap();
+    let plain = ["cluster_size=4k", "cluster_size=64k,compat=0.10", "cluster_size=16k,extended_l2=on", "cluster_size=2M"];
+    for (options, on_base) in plain.into_iter().flat_map(|options| [(options, false), (options, true)]) {
+        let base: &[&str] = if on_base { &["-b", "base.raw", "-F", "raw"] } else { &[] };
+        run("qemu-img", &[&["create", "-q", "-f", "qcow2", "-o", options], base, &[s(&image), "16M"]].concat());
+        // Zeros in both, in the snapshot alone, in the disk alone; data the disk took over; zeros kept at their place.
+        qemu_io("qcow2", &image, &["write -P 1 0 2M", "write -P 0 2M 4M", "write -P 2 8M 2M", "write -P 4 14M 2M"]);
+        run("qemu-img", &["snapshot", "-c", "middle", s(&image)]);
+        qemu_io("qcow2", &image, &["write -P 5 2M 1M", "write -P 0 10M 4M", "write -z 8M 1M", "write -z 14M 1M"]);
+        run("qemu-img", &["snapshot", "-c", "late", s(&image)]);
+        qemu_io("qcow2", &image, &["write -P 6 15M 64k"]);
+        let (want, before) = (all_states(&image), taken(&image));
+        ok(cwd, &["compact", "a.qcow2"]);
+        run("qemu-img", &["check", "-q", s(&image)]);
+        let (_, report) = cowshed::engine::ops::check::check(&image, None, None).unwrap();
+        assert!(report.findings.is_empty(), "{options}: {:?}", report.findings);
+        assert!(all_states(&image) == want, "{options}, on a base {on_base}");
+        let fewer = before - taken(&image);
+        assert!(fewer >= 7 << 20, "{options}, on a base {on_base}: {fewer} bytes fewer of {before}");
+        // What is left is data, and each state can be written to as before.
+        qemu_io("qcow2", &image, &["write -P 9 2M 2M"]);
+        run("qemu-img", &["snapshot", "-a", "middle", s(&image)]);
+        assert!(qemu_content("qcow2", &image) == want[1], "{options}, on a base {on_base}");
+        run("qemu-img", &["check", "-q", s(&image)]);
+    }
+    // Compressed zeros, of a tool that does not look.
+    std::fs::write(cwd.join("zeros.raw"), vec![0; 4 << 20]).unwrap();
+    for options in ["compression_type=zlib", "compression_type=zstd,extended_l2=on,cluster_size=128k", "compat=0.10"] {
+        run("qemu-img", &["convert", "-c", "-S", "0", "-O", "qcow2", "-o", options, s(&cwd.join("zeros.raw")), s(&image)]);
+        run("qemu-img", &["snapshot", "-c", "middle", s(&image)]);
+        run("qemu-img", &["snapshot", "-c", "late", s(&image)]);
+        let packed = || {
+            let check: serde_json::Value =
+                serde_json::from_str(&qemu_img(&format!("check --output=json {}", s(&image)))).unwrap();
+            check["compressed-clusters"].as_u64().unwrap_or(0)
+        };
+        assert!(packed() > 0, "{options}");
+        ok(cwd, &["compact", "a.qcow2"]);
+        assert_eq!(packed(), 0, "{options}");
+        assert!(all_states(&image).iter().all(|state| state.iter().all(|b| *b == 0)), "{options}");
+    }
+}
+
+#[test]
+fn tables_longer_than_what_is_in_them_are_cut() {
+    let dir = dir();
+    let cwd = dir.path();
+    let image = cwd.join("a.qcow2");
+    let word = |at: usize| {
+        let bytes = std::fs::read(&image).unwrap();
+        u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap())
+    };
+    for options in ["cluster_size=512,refcount_bits=64", "cluster_size=512,compat=0.10", "cluster_size=512,refcount_bits=32"] {
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", options, s(&image), "10M"]);
+        qemu_io("qcow2", &image, &["write -P 1 0 10M"]);
+        qemu_io("qcow2", &image, &["discard 0 8M", "discard 9M 1M"]);
+        if !options.contains("0.10") {
+            run("qemu-img", &["resize", "-q", "--shrink", s(&image), "9M"]);
+        }
+        run("qemu-img", &["snapshot", "-c", "middle", s(&image)]);
+        run("qemu-img", &["snapshot", "-c", "late", s(&image)]);
+        let (want, l1) = (all_states(&image), word(32) as u32);
+        let table = (word(56) >> 32) as u32;
+        ok(cwd, &["compact", "a.qcow2"]);
+        run("qemu-img", &["check", "-q", s(&image)]);
+        assert!(all_states(&image) == want, "{options}");
+        let after = (word(56) >> 32) as u32;
+        assert!(after < table, "{options}: {table} clusters of the refcount table, now {after}");
+        assert!(options.contains("0.10") || word(32) as u32 - 1 < l1, "{options}: {l1} entries of the L1 table stay");
+        // The blocks that are left count something.
+        let bytes = std::fs::read(&image).unwrap();
+        let cluster = 1usize << (word(16) & 0xffff_ffff);
+        let (at, len) = (word(48) as usize, after as usize * cluster);
+        for block in bytes[at..at + len].chunks(8).map(|b| u64::from_be_bytes(b.try_into().unwrap()) as usize).filter(|b| *b > 0)
+        {
+            assert!(bytes[block..block + cluster].iter().any(|b| *b != 0), "{options}: the block at {block} counts nothing");
+        }
+        // And it grows again.
+        qemu_io("qcow2", &image, &["write -P 7 0 6M"]);
+        if !options.contains("0.10") {
+            run("qemu-img", &["resize", "-q", s(&image), "12M"]);
+        }
+        run("qemu-img", &["check", "-q", s(&image)]);
+        // A tool shows a snapshot as long as the disk is now.
+        let same = |(now, then): (&Vec<u8>, &Vec<u8>)| now[..then.len()] == then[..];
+        assert!(all_states(&image).iter().zip(&want).skip(1).all(same), "{options}");
+    }
+}
+
+#[test]
+fn what_was_gained_is_told_as_it_is() {
+    let dir = dir();
+    let image = dir.path().join("a.qcow2");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", s(&image), "4M"]);
+    qemu_io("qcow2", &image, &["write -P 1 0 1M", "write -P 0 1M 1M"]);
+    let summary = || {
+        let compact = JobSpec::Compact(CompactSpec::new(&image)).operation();
+        compact.run(&compact.plan().unwrap(), &JobContext::detached()).unwrap().summary
+    };
+    let before = std::fs::metadata(&image).unwrap();
+    let told = summary();
+    let after = std::fs::metadata(&image).unwrap();
+    let fewer = (before.blocks() - after.blocks()) * 512;
+    assert!(fewer >= 1 << 20);
+    for words in [format!("takes {} bytes on the host, {fewer} fewer", after.blocks() * 512), "bytes shorter; ".into()] {
+        assert!(told.contains(&words), "{words}: {told}");
+    }
+    // A hole at the end takes nothing.
+    let longer = after.len() + (1 << 30);
+    std::fs::File::options().write(true).open(&image).unwrap().set_len(longer).unwrap();
+    let told = summary();
+    let shorter = longer - std::fs::metadata(&image).unwrap().len();
+    assert!(told.contains(&format!("as many as before; the file is {shorter} bytes shorter; nothing was moved")), "{told}");
+    assert!(summary().ends_with("as many as before; nothing was moved"));
+}
+
 /// An image with compressed clusters that share host clusters, snapshots that share clusters with the disk and with each other, a
 /// bitmap, and holes all over: what was compressed, stored and kept only by a snapshot is gone here and there.
 pub fn full_of_holes(image: &Path, options: &str, cluster: u64) {
@@ -95,7 +221,7 @@ pub fn full_of_holes(image: &Path, options: &str, cluster: u64) {
     let snapshot = |how: &str, name: &str| _ = run("qemu-img", &["snapshot", how, name, s(image)]);
     io(&[write(1, 128, 20)]);
     snapshot("-c", "early");
-    io(&[write(2, 100, 10), write(3, 150, 50), write(4, 130, 5)]);
+    io(&[write(2, 100, 10), write(3, 150, 50), write(4, 130, 5), write(0, 170, 12)]);
     snapshot("-c", "middle");
     io(&[write(5, 0, 30), write(6, 128, 10), write(7, 220, 36), write(8, 155, 3)]);
     snapshot("-c", "late");
@@ -185,6 +311,18 @@ fn idle_clusters(image: &Path) -> u64 {
         .count() as u64
 }
 
+/// Clusters of data that hold nothing but zeros.
+fn zero_clusters(dev: &Arc<Faulty>, editor: &Editor, cluster: u64) -> Ranges {
+    let bytes = dev.to_vec();
+    let mut zeros = Ranges::default();
+    for n in editor.data_clusters(&|| Ok(())).unwrap().iter().flatten() {
+        if bytes[(n * cluster) as usize..].iter().take(cluster as usize).all(|b| *b == 0) {
+            zeros.insert(n..n + 1);
+        }
+    }
+    zeros
+}
+
 /// The disk and its snapshots in `bytes`, by us; nothing may be wrong with the image, by our check.
 fn states_of(bytes: Vec<u8>, what: &str) -> Vec<Vec<u8>> {
     let source = Source { dev: Arc::new(Memory::new(bytes)), path: "x".into(), gate: Gate::closed() };
@@ -215,17 +353,19 @@ fn moving_what_is_shared_survives_cut_power_and_failing_writes() {
         let want = states_of(before.clone(), options);
         let compact = |dev: &Arc<Faulty>| {
             let source = Source { dev: dev.clone(), path: "x".into(), gate: Gate::closed() };
-            Editor::open_any(dev.clone(), source)?.compact(&|| Ok(()))
+            let mut editor = Editor::open_any(dev.clone(), source)?;
+            let freed = editor.drop_zeros(&zero_clusters(dev, &editor, cluster), &|| Ok(()))?;
+            Ok((freed, editor.compact(&|| Ok(()))?))
         };
         let dev = Faulty::new(before.clone());
         dev.fail(None);
-        let moved = compact(&dev).unwrap();
-        assert!(moved > 10, "{options}: {moved}");
+        let (freed, moved) = compact(&dev).unwrap_or_else(|e: Error| panic!("{options}: {e}"));
+        assert!(freed == 12 && moved > 10, "{options}: {freed}, {moved}");
         assert!(dev.to_vec().len() < before.len());
         let operations = dev.operations();
         power_cuts(&before, &dev.record(), |what, bytes| assert!(states_of(bytes, what) == want, "{options} {what}"));
         for at in 0..operations {
-            for (once, errno) in [(true, 5), (false, 28)] {
+            for (once, errno) in [(true, 5), (false, 5), (true, 28), (false, 28)] {
                 let dev = Faulty::new(before.clone());
                 dev.fail(Some(Failure { at, once, errno, reads: false }));
                 let done = compact(&dev);

@@ -21,6 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::{Error, ErrorKind, Result};
+use bytes::is_zero;
 
 /// End of the name of a file that becomes an image when it is complete and durable.
 pub const PARTIAL: &str = ".cowshed-partial";
@@ -130,6 +131,32 @@ pub fn read_up_to(dev: &dyn ReadAt, offset: u64, max: usize) -> Result<Vec<u8>> 
     let mut buf = vec![0u8; n];
     dev.read_at(offset, &mut buf)?;
     Ok(buf)
+}
+
+/// Bytes of a piece that [`write_sparse`] looks at.
+const SPARSE: usize = 16 << 10;
+
+/// Writes `bytes` at `offset`; long stretches of zeros become holes, where the host has them.
+pub fn write_sparse(dev: &dyn WriteAt, offset: u64, bytes: &[u8]) -> Result<()> {
+    if bytes.len() <= SPARSE {
+        return dev.write_at(offset, bytes);
+    }
+    let mut at = offset;
+    let mut pieces = bytes.chunks(SPARSE).peekable();
+    while let Some(first) = pieces.next() {
+        let zero = is_zero(first);
+        let mut len = first.len();
+        while let Some(next) = pieces.next_if(|p| is_zero(p) == zero) {
+            len += next.len();
+        }
+        let from = (at - offset) as usize;
+        match zero {
+            true => dev.write_zeroes(at, len as u64)?,
+            false => dev.write_at(at, bytes.get(from..from + len).unwrap_or_default())?,
+        }
+        at += len as u64;
+    }
+    Ok(())
 }
 
 /// Fills `buf` from `offset` on; bytes past the end of the device become zeros. For formats whose files may end early.

@@ -3,12 +3,13 @@
 //!
 //! 0. if it is asked for: what is stored of the filesystems' free space ([`free_space`] has how);
 //! 1. qcow2: clusters that are counted and that nobody uses (leaks) are given back, by the repair of leaks;
-//! 2. units full of zeros become zeros that are not stored, or holes in the host file: one write each of the format's own;
+//! 2. units full of zeros become zeros that are not stored, or holes in the host file ([`zeros`]);
 //! 3. qcow2: clusters and tables at the end of the file move into free places before it, and the file is cut.
 //!
 //! Each step changes the image in its format's crash-safe order, so a cut leaves the same content, with more or less space given back.
 
 mod copy;
+pub(super) mod zeros;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,20 +17,18 @@ use std::sync::Arc;
 use super::check::{counts, tools};
 use super::edit;
 use super::plan::{Plan, PlanFile, Undo};
-use super::{Operation, Outcome, free_space, pieces, pipeline::Chunk};
-use crate::engine::chain::{Chain, Disk, OpenOptions};
+use super::{Operation, Outcome, free_space, pieces};
+use crate::engine::chain::{Chain, OpenOptions};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::check::{Repair, Repairing};
 use crate::engine::format::qcow2::edit::Editor;
-use crate::engine::format::write::{DiskWriter, NewFiles};
-use crate::engine::format::{Format, Image, Source};
-use crate::engine::io::bytes::is_zero;
+use crate::engine::format::write::NewFiles;
+use crate::engine::format::{Format, Source};
 use crate::engine::io::file::FileDevice;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::locks::Guard;
-use crate::engine::io::{Device, ReadAt, WriteDevice};
+use crate::engine::io::{Device, WriteDevice};
 use crate::engine::job::{Claim, JobContext};
-use crate::engine::model::Kind;
 use crate::engine::units::about;
 
 /// What to do, as plain data.
@@ -130,11 +129,9 @@ impl Compact {
             job.log(format!("{freed} bytes that are free in its filesystems were given back or made zeros"));
         }
         job.progress.set_phase("looking for zeros");
-        // Letting go of a cluster that a snapshot keeps frees nothing, and may copy a table.
-        if top.writer.reader().describe().snapshots.is_empty() {
-            drop_zeros(top.writer.as_ref(), job)?;
+        if format != Format::Qcow2 || top.writer.reader().files().len() > 1 {
+            zeros::drop_zeros(top.writer.as_ref(), job)?;
         }
-        job.progress.set_phase("moving clusters");
         top.writer.finish()?;
         let guards = std::mem::take(&mut top.guards);
         drop(top);
@@ -142,7 +139,10 @@ impl Compact {
             return Ok((0, guards));
         }
         let source = Source { dev: dev.clone(), path: spec.image.clone(), gate: spec.gate() };
-        Ok((Editor::open_any(dev, source)?.compact(&|| job.checkpoint())?, guards))
+        let mut editor = Editor::open_any(dev.clone(), source)?;
+        zeros::drop_clusters(&dev, &mut editor, job)?;
+        job.progress.set_phase("moving clusters");
+        Ok((editor.compact(&|| job.checkpoint())?, guards))
     }
 
     /// Gives back what is counted and not used in the image of `format` on `dev`.
@@ -158,65 +158,6 @@ impl Compact {
         run(&Repairing { dev, source, repair: Repair::Leaks, keep: &|_| Ok(()), tick: &|_, _| job.stop_if_asked() })?;
         Ok(())
     }
-}
-
-/// The piece at or after `at` that is stored in the host file.
-fn next(image: &dyn Image, files: &[Device], mut at: u64) -> Result<Option<Chunk>> {
-    while at < image.size() {
-        let m = image.map(at, image.size() - at)?;
-        let mut len = m.len;
-        let stored = match (m.kind, m.place) {
-            (Kind::Data, Some(place)) => match files.get(place.file) {
-                Some(dev) => {
-                    let host = dev.host_range(place.offset, m.len)?;
-                    len = len.min(host.len).max(1);
-                    !host.hole || image.format() == Format::Qcow2
-                }
-                None => true,
-            },
-            (Kind::Compressed, _) => true,
-            _ => false,
-        };
-        if stored {
-            return Ok(Some(pieces::piece(at, len, false)));
-        }
-        at += len;
-    }
-    Ok(None)
-}
-
-/// Lets go of units of `writer`'s image that hold nothing but zeros. The guest bytes let go of.
-pub(super) fn drop_zeros(writer: &dyn DiskWriter, job: &JobContext) -> Result<()> {
-    let image = writer.reader();
-    let files = image.files();
-    let disk = Disk::new(vec![image.clone()]);
-    let cell = free_space::least(image.as_ref());
-    let size = image.size();
-    let copy = |chunk: Chunk, buffers: &mut pieces::Buffers| {
-        let data = buffers.0.get_mut(..chunk.len as usize).unwrap_or_default();
-        disk.read_at(chunk.offset, data)?;
-        job.progress.add_read(chunk.len);
-        job.progress.add_done(chunk.len);
-        let mut run: Option<(u64, u64)> = None;
-        let (mut at, end) = (chunk.offset, chunk.offset + chunk.len);
-        while at < end {
-            let stop = (at - at % cell + cell).min(end);
-            let whole = at.is_multiple_of(cell) && (stop.is_multiple_of(cell) || stop == size);
-            let part = data.get((at - chunk.offset) as usize..(stop - chunk.offset) as usize).unwrap_or_default();
-            if whole && is_zero(part) {
-                run = Some(run.map_or((at, stop), |(start, _)| (start, stop)));
-            } else if let Some((start, stop)) = run.take() {
-                writer.write_zeroes(start, stop - start)?;
-            }
-            at = stop;
-        }
-        if let Some((start, stop)) = run {
-            writer.write_zeroes(start, stop - start)?;
-        }
-        Ok(())
-    };
-    pieces::each(|at| next(image.as_ref(), &files, at), copy, job)?;
-    writer.flush()
 }
 
 /// Adds to `plan` what the image of `chain` stores of its filesystems' free space.
@@ -239,6 +180,41 @@ fn plan_free_space(chain: &Chain, plan: &mut Plan) -> Result<()> {
         plan.warnings.push("what it stands on keeps its free space: compact that by itself".into());
     }
     Ok(())
+}
+
+/// What an image takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Taken {
+    /// Bytes on the host.
+    bytes: u64,
+    /// Bytes of its files, holes too.
+    length: u64,
+}
+
+impl Taken {
+    /// By the top of `chain` now.
+    fn by(chain: &Chain) -> Taken {
+        let length = chain.layers.first().map_or(0, |l| l.files().iter().map(|f| f.len()).sum());
+        Taken { bytes: allocated(chain), length }
+    }
+
+    /// What became of `before`.
+    fn told(&self, before: &Taken, moved: u64) -> String {
+        let mut out = format!("takes {} bytes on the host, ", self.bytes);
+        out += &match (before.bytes.checked_sub(self.bytes), self.bytes.saturating_sub(before.bytes)) {
+            (Some(0), _) => "as many as before".to_string(),
+            (Some(fewer), _) => format!("{fewer} fewer than before"),
+            (None, more) => format!("{more} more than before"),
+        };
+        if let Some(shorter) = before.length.checked_sub(self.length).filter(|n| *n > 0) {
+            out += &format!("; the file is {shorter} bytes shorter");
+        }
+        out + &match moved {
+            0 => "; nothing was moved".to_string(),
+            1 => "; one cluster or table was moved".to_string(),
+            n => format!("; {n} clusters and tables were moved"),
+        }
+    }
 }
 
 /// Bytes that `image` and its further files take on the host now.
@@ -272,7 +248,7 @@ impl Operation for Compact {
             ..Plan::default()
         };
         let files = top.files();
-        plan.read_bytes = pieces::estimate(top.size(), |at| next(top.as_ref(), &files, at))?.likely;
+        plan.read_bytes = pieces::estimate(top.size(), |at| zeros::next(top.as_ref(), &files, at))?.likely;
         let dev: Device = Arc::new(FileDevice::open(&spec.image)?);
         if spec.copy {
             copy::plan(&spec.image, &chain, dev.as_ref(), &mut plan)?;
@@ -286,12 +262,10 @@ impl Operation for Compact {
             plan.freed_bytes += leaks.saturating_mul(cluster);
             plan.steps.push(format!("{leaks} clusters that nobody uses are given back"));
         }
-        let snapshots = top.describe().snapshots.len();
-        if snapshots > 0 {
-            plan.warnings.push(format!("zeros that are stored stay, as its {snapshots} internal snapshot(s) may hold them too"));
-        } else {
-            plan.steps.push("zeros that are stored are given back".into());
-        }
+        plan.steps.push(match top.describe().snapshots.is_empty() {
+            true => "zeros that are stored are given back".into(),
+            false => "zeros that it or a snapshot of it stores are given back".into(),
+        });
         if format == Format::Qcow2 {
             plan.steps.push("clusters and tables at the end of the file move into free places, and the file is cut".into());
         }
@@ -305,7 +279,7 @@ impl Operation for Compact {
         edit::refuse_half_done(&spec.image)?;
         let held = edit::hold(&spec.image)?;
         let chain = spec.open()?;
-        let before = allocated(&chain);
+        let before = Taken::by(&chain);
         let (moved, made) = if spec.copy {
             let (old, guard) = held;
             let stage = copy::copied(&spec.image, &chain, &old, job)?;
@@ -319,12 +293,7 @@ impl Operation for Compact {
             job.finishing()?;
             (moved, Vec::new())
         };
-        let after = allocated(&spec.open()?);
-        let summary = format!(
-            "{} takes {after} bytes on the host, {} fewer than before; {moved} clusters and tables were moved",
-            spec.image.display(),
-            before.saturating_sub(after)
-        );
+        let summary = format!("{} {}", spec.image.display(), Taken::by(&spec.open()?).told(&before, moved));
         job.log(summary.clone());
         Ok(Outcome { summary, made })
     }

@@ -361,11 +361,10 @@ fn compacting_keeps_what_is_seen_wherever_it_is_cut_and_whatever_fails() {
         let before = dev.to_vec();
         let seen = view(vec![image(Format::Qcow2, &before).unwrap()]);
         let run = |dev: WriteDevice| {
-            let w = writer(Format::Qcow2, dev.clone(), None)?;
-            compact::drop_zeros(w.as_ref(), &JobContext::detached())?;
-            w.finish()?;
             let source = Source { dev: dev.clone(), path: "image".into(), gate: Gate::closed() };
-            Editor::open_any(dev, source)?.compact(&|| Ok(())).map(drop)
+            let mut editor = Editor::open_any(dev.clone(), source)?;
+            compact::zeros::drop_clusters(&dev, &mut editor, &JobContext::detached())?;
+            editor.compact(&|| Ok(())).map(drop)
         };
         let dev = Faulty::new(before.clone());
         run(dev.clone()).unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::engine::error::Result;
 use crate::engine::io::bytes::put;
-use crate::engine::io::{ReadAt, WriteAt, read_vec};
+use crate::engine::io::{ReadAt, WriteAt, read_vec, write_sparse};
 use crate::engine::units::SECTOR;
 
 /// A cluster of metadata. Readers may hold its bytes while it is changed: they keep what they saw.
@@ -50,7 +50,7 @@ impl Block {
         let Some(d) = self.dirty.clone() else { return Ok(()) };
         let sector = SECTOR as usize;
         let span = d.start / sector * sector..d.end.next_multiple_of(sector).min(self.bytes.len());
-        dev.write_at(self.offset + span.start as u64, self.bytes.get(span).unwrap_or_default())?;
+        write_sparse(dev, self.offset + span.start as u64, self.bytes.get(span).unwrap_or_default())?;
         self.dirty = None;
         Ok(())
     }

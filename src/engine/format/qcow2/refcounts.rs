@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::engine::error::{Error, Result};
-use crate::engine::io::bytes::be64;
+use crate::engine::io::bytes::{be64, is_zero};
 use crate::engine::io::{WriteAt, WriteDevice, read_vec};
 use crate::engine::limits::MAX_REFTABLE_BYTES;
 use crate::engine::units::MIB;
@@ -246,6 +246,38 @@ impl Refcounts {
         *block = Block::fresh(offset, block.bytes().to_vec());
         self.changed.insert(index);
         Some(std::mem::replace(entry, offset))
+    }
+
+    /// The blocks that count nothing.
+    pub fn idle_blocks(&mut self) -> Result<Vec<u64>> {
+        let mut idle = Vec::new();
+        for index in 0..self.capacity() {
+            if self.block(index)?.is_some_and(|b| is_zero(b.bytes())) {
+                idle.push(index);
+            }
+        }
+        Ok(idle)
+    }
+
+    /// Lets go of block `index`; where it was, in bytes.
+    pub fn remove_block(&mut self, index: u64) -> Option<u64> {
+        let entry = self.table.get_mut(usize::try_from(index).ok()?)?;
+        self.changed.insert(index);
+        self.blocks.remove(&index);
+        Some(std::mem::take(entry)).filter(|at| *at != 0)
+    }
+
+    /// Entries of a table, in whole clusters, that has all blocks but those of `without`, which ascend.
+    pub fn needed(&self, without: &[u64]) -> u64 {
+        let last = (0u64..).zip(&self.table).filter(|(i, at)| **at != 0 && without.binary_search(i).is_err()).last();
+        let entries = last.map_or(1, |(i, _)| i + 1);
+        entries.next_multiple_of(self.cluster() / 8).min(self.capacity())
+    }
+
+    /// Cuts the table to `entries`; its new place is set by [`Refcounts::move_table`].
+    pub fn shorten(&mut self, entries: u64) {
+        self.table.truncate(entries as usize);
+        self.changed.retain(|index| *index < entries);
     }
 
     /// Takes the blocks that lie at `offset` or behind it for changed.

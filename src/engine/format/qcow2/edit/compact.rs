@@ -4,12 +4,13 @@
 //!
 //! It goes from the end of the file down, in rounds. Each round is one switch, as any change of an [`Editor`] is: copies in free
 //! clusters, new tables that lead to them, then the header. A crash leaves the image before a round or after it. The tables of a
-//! round may have had to go behind the end, for want of room; the next one brings them down.
+//! round may have had to go behind the end, for want of room; the next one brings them down. Before each, tables that became longer
+//! than what is in them are cut ([`super::idle`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::engine::error::{Error, Result};
-use crate::engine::io::read_padded;
+use crate::engine::io::{read_padded, write_sparse};
 use crate::engine::units::SECTOR;
 
 use super::super::snapshots::Entry;
@@ -40,7 +41,7 @@ struct Tail {
 
 /// Where it went: clusters, and first bytes of compressed ones.
 #[derive(Default)]
-struct Moved {
+pub(super) struct Moved {
     plain: HashMap<u64, u64>,
     packed: HashMap<Unit, u64>,
     /// L2 tables, by offset.
@@ -59,6 +60,8 @@ impl Editor {
         self.check_tables()?;
         let (mut total, mut best, mut idle) = (0, u64::MAX, 0);
         loop {
+            tick()?;
+            self.cut_idle()?;
             let len = self.dev.len();
             let end = self.alloc.used_end(len)?.div_ceil(self.geometry.cluster());
             let limit = self.alloc.count_used(end)?;
@@ -140,16 +143,7 @@ impl Editor {
         self.move_plain(tail, &mut moved, tick)?;
         self.move_packed(tail, &mut moved, tick)?;
         self.move_tables(tail, &mut moved, tick)?;
-        let old = self.list_len();
-        let mut listed = old > 0 && self.cluster(self.header.snapshots_offset + (old - 1)) >= tail.limit;
-        for i in 0..self.list.len() {
-            let Some(entry) = self.list.get(i).cloned() else { continue };
-            listed |= self.move_l1_of(i, &entry, tail, &mut moved)?;
-        }
-        if listed {
-            self.place_list_after(old)?;
-            moved.count += 1;
-        }
+        self.move_list(tail.limit, &mut moved)?;
         let mut l1 = self.l1.clone();
         let changed = redirect(&mut l1, &moved);
         if changed || self.cluster(self.header.l1_offset + (l1.len() as u64 * 8).saturating_sub(1)) >= tail.limit {
@@ -184,7 +178,7 @@ impl Editor {
                 return self.put_back(new, 1);
             }
             read_padded(self.dev.as_ref(), old << self.header.cluster_bits, &mut data)?;
-            self.dev.write_at(new, &data)?;
+            write_sparse(self.dev.as_ref(), new, &data)?;
             self.take_over(old, self.cluster(new))?;
             moved.plain.insert(old, self.cluster(new));
             moved.count += 1;
@@ -277,11 +271,32 @@ impl Editor {
                 self.put_back(new, 1)?;
                 continue;
             }
-            self.dev.write_at(new, &table)?;
-            // Counted like any table of the image from now on.
-            self.alloc.metadata.remove(self.cluster(new));
-            self.take_over(self.cluster(old), self.cluster(new))?;
-            moved.tables.insert(old, new);
+            self.replace_table(old, new, &table, moved)?;
+        }
+        Ok(())
+    }
+
+    /// The L2 table at `old` is `table` from now on, at `new`, which is counted once.
+    pub(super) fn replace_table(&mut self, old: u64, new: u64, table: &[u8], moved: &mut Moved) -> Result<()> {
+        write_sparse(self.dev.as_ref(), new, table)?;
+        // Counted like any table of the image from now on.
+        self.alloc.metadata.remove(self.cluster(new));
+        self.take_over(self.cluster(old), self.cluster(new))?;
+        moved.tables.insert(old, new);
+        moved.count += 1;
+        Ok(())
+    }
+
+    /// The list of snapshots and their L1 tables: what lies at cluster `limit` or behind it, or points to what was moved.
+    pub(super) fn move_list(&mut self, limit: u64, moved: &mut Moved) -> Result<()> {
+        let old = self.list_len();
+        let mut listed = old > 0 && self.cluster(self.header.snapshots_offset + (old - 1)) >= limit;
+        for i in 0..self.list.len() {
+            let Some(entry) = self.list.get(i).cloned() else { continue };
+            listed |= self.move_l1_of(i, &entry, limit, moved)?;
+        }
+        if listed {
+            self.place_list_after(old)?;
             moved.count += 1;
         }
         Ok(())
@@ -312,11 +327,11 @@ impl Editor {
     }
 
     /// The L1 table of snapshot `index`; true when it was moved.
-    fn move_l1_of(&mut self, index: usize, entry: &Entry, tail: &Tail, moved: &mut Moved) -> Result<bool> {
+    fn move_l1_of(&mut self, index: usize, entry: &Entry, limit: u64, moved: &mut Moved) -> Result<bool> {
         let mut l1 = self.l1_of(entry)?;
         let len = l1.len() as u64 * 8;
         let changed = redirect(&mut l1, moved);
-        if len == 0 || !changed && self.cluster(entry.l1_offset + (len - 1)) < tail.limit {
+        if len == 0 || !changed && self.cluster(entry.l1_offset + (len - 1)) < limit {
             return Ok(false);
         }
         self.alloc.drop_range(entry.l1_offset, len)?;
@@ -330,7 +345,7 @@ impl Editor {
 }
 
 /// Lets the entries of an L1 table point to where L2 tables went; true when one did not.
-fn redirect(l1: &mut [u64], moved: &Moved) -> bool {
+pub(super) fn redirect(l1: &mut [u64], moved: &Moved) -> bool {
     let mut any = false;
     for entry in l1 {
         if let Some(new) = moved.tables.get(&(*entry & OFFSET)) {

@@ -14,12 +14,14 @@
 mod bitmaps;
 mod compact;
 mod dirty;
+mod idle;
 mod share;
 mod snapshots;
+mod zeros;
 
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Source;
-use crate::engine::io::{Device, WriteAt, WriteDevice};
+use crate::engine::io::{Device, WriteAt, WriteDevice, write_sparse};
 
 use super::allocation::Allocator;
 use super::extensions::{Extensions, read_head};
@@ -104,7 +106,7 @@ impl Editor {
         let mut padded = bytes.to_vec();
         padded.resize(padded.len().next_multiple_of(cluster as usize), 0);
         let at = self.alloc.metadata_run(padded.len() as u64 / cluster)?;
-        self.dev.write_at(at, &padded)?;
+        write_sparse(self.dev.as_ref(), at, &padded)?;
         Ok(at)
     }
 

@@ -17,7 +17,7 @@ use super::Editor;
 pub(super) type Tables = BTreeMap<u64, i64>;
 
 /// Clusters a table entry uses: first and last.
-fn uses(g: &Geometry, entry: u64) -> Result<Option<(u64, u64)>> {
+pub(super) fn uses(g: &Geometry, entry: u64) -> Result<Option<(u64, u64)>> {
     if entry & COMPRESSED != 0 {
         let unit = g.packed(entry);
         let last = unit.offset.saturating_add(unit.len.saturating_sub(1));
