@@ -183,3 +183,69 @@ fn the_undo_file_may_lie_elsewhere() {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     assert!(files(&image) == before && !file.exists());
 }
+
+#[test]
+fn an_undo_file_elsewhere_is_known_to_whoever_opens_the_image() {
+    let d = dir();
+    let root = d.path().join("root");
+    guest(&root);
+    let (made, image) = (d.path().join("made.raw"), d.path().join("x.raw"));
+    make(&made, "-t ext4", &root, 24);
+    let marker = PathBuf::from(format!("{}.sanitize-undo-at", s(&image)));
+    let (file, moved) = (d.path().join("vault/kept"), d.path().join("moved"));
+    run("mkdir", &[s(file.parent().unwrap())]);
+    std::fs::copy(&made, &image).unwrap();
+    let before = files(&image);
+    let all = calls(&image, "pwrite64");
+    std::fs::remove_file(undo_of(&image)).unwrap();
+    let mut half_done = 0;
+    // One write more: the marker's is made with another call.
+    for n in (1..=all).step_by((all / 12).max(1)) {
+        std::fs::copy(&made, &image).unwrap();
+        let out = injected(&image, &format!("pwrite64:signal=KILL:when={n}"), &["--undo-file", s(&file)]);
+        assert!(!out.status.success(), "{n} of {all}");
+        let what = format!("killed at {n} of {all}");
+        let touched = std::fs::read(&image).unwrap() != std::fs::read(&made).unwrap();
+        assert!(marker.exists() || !touched, "{what}");
+        if !marker.exists() {
+            let _ = std::fs::remove_file(&file);
+            continue;
+        }
+        half_done += 1;
+        // Whoever would write it is told, and so is who sanitises it when the file is not where it was.
+        let out = cowshed(&["resize", "-f", "raw", s(&image), "+1M"]);
+        let err = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.code() == Some(1) && err.contains("interrupted") && err.contains("sanitize --undo"), "{what}: {err}");
+        std::fs::rename(&file, &moved).unwrap();
+        let now = std::fs::read(&image).unwrap();
+        for args in
+            [vec!["sanitize", s(&image)], vec!["sanitize", "--undo", s(&image)], vec!["resize", "-f", "raw", s(&image), "+1M"]]
+        {
+            let out = cowshed(&args);
+            let err = String::from_utf8_lossy(&out.stderr).into_owned();
+            assert!(out.status.code() == Some(1) && std::fs::read(&image).unwrap() == now, "{what}: {args:?}: {err}");
+            assert!(args[0] == "resize" || err.contains("vault/kept") && err.contains("--undo-file"), "{what}: {err}");
+        }
+        // Found by itself, named where it is now, or taken back by the next sanitise.
+        match half_done % 3 {
+            0 => {
+                std::fs::rename(&moved, &file).unwrap();
+                assert!(cowshed(&["sanitize", "--undo", s(&image)]).status.success(), "{what}");
+            }
+            1 => assert!(cowshed(&["sanitize", "--undo", "--undo-file", s(&moved), s(&image)]).status.success(), "{what}"),
+            _ => {
+                std::fs::rename(&moved, &file).unwrap();
+                let (code, done, err) = report(&[s(&image)]);
+                assert_eq!((code, left(&image)), (Some(0), Vec::<&str>::new()), "{what}: {done} {err}");
+                assert!(!marker.exists(), "{what}");
+                assert!(cowshed(&["sanitize", "--undo", s(&image)]).status.success(), "{what}");
+            }
+        }
+        assert!(files(&image) == before, "{what}");
+        assert!(!marker.exists() && !file.exists() && !moved.exists(), "{what}");
+    }
+    assert!(half_done > 3, "{half_done} of {all}");
+    // Nothing says so any more when it is complete.
+    assert_eq!(report(&["--undo-file", s(&file), s(&image)]).0, Some(0));
+    assert!(file.exists() && !marker.exists());
+}

@@ -19,7 +19,7 @@ use crate::engine::guest::walk::{Step, walk};
 use crate::engine::inspect;
 use crate::engine::io::Device;
 use crate::engine::library::Stamp;
-use crate::engine::ops::sanitize::{Kept, SanitizeSpec, kept};
+use crate::engine::ops::sanitize::{Kept, kept_of};
 use crate::engine::units::printable_bytes;
 
 /// Names of one folder shown, at most.
@@ -202,7 +202,7 @@ impl GuestWorkers {
         let mut opened = None;
         Ok(GuestWorkers {
             kept: Latest::spawn("cowshed-kept", move |r: KeptRequest, _| {
-                let kept = guarded(|| kept(&SanitizeSpec::new(&r.path).undo_path()));
+                let kept = guarded(|| kept_of(&r.path));
                 let _ = to_kept.send(Message::Kept(Box::new(KeptLoaded { generation: r.generation, kept })));
             })?,
             look: Latest::spawn("cowshed-guest", move |r: LookRequest, _| {

@@ -9,6 +9,7 @@ mod device;
 mod ext;
 mod ext_check;
 mod ext_grow;
+mod ext_replay;
 mod ext_scrub;
 mod ext_write;
 mod fat;
@@ -25,6 +26,7 @@ mod xfs_write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ext::Ext;
+pub use ext_replay::replay;
 pub use grow::{Grown, can_grow, grow};
 pub use refuse::refusal;
 pub use scrub::{Scrubbed, Traces, scrub, wipe};

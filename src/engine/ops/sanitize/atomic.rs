@@ -49,7 +49,7 @@ impl Change<'_> {
             .and_then(|u| undo::sync_folder(&self.undo).map(|()| u))
             .inspect_err(|_| {
                 // The image was not touched; a file half written is no undo file.
-                let _ = std::fs::remove_file(&self.undo);
+                let _ = undo::destroy(&self.undo).or_else(|_| std::fs::remove_file(&self.undo));
             })?;
         commit::commit(self.draft, writer, &mut undo, false, job)
             .path(self.image)

@@ -12,6 +12,7 @@ pub(super) mod atomic;
 mod commit;
 mod copy;
 mod edit;
+mod marker;
 mod outlook;
 mod prepare;
 mod ready;
@@ -26,7 +27,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use outlook::{Kept, Outlook, kept, outlook};
+pub use outlook::{Kept, Outlook, kept, kept_of, outlook};
 pub use report::{Entry, Report, Shown, State, UndoFile};
 pub use scan::{Residue, Scanned};
 
@@ -42,9 +43,9 @@ use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::Format;
 use crate::engine::format::write::DiskWriter;
 use crate::engine::guest::sanitize::Selection;
-use crate::engine::io::ReadAt;
 use crate::engine::io::gate::Gate;
 use crate::engine::io::watched::Written;
+use crate::engine::io::{ReadAt, sys};
 use crate::engine::job::{Claim, JobContext};
 use crate::engine::units::{KIB, binary, count};
 
@@ -193,7 +194,7 @@ impl SanitizeSpec {
 
 /// True when a sanitising of the image at `path` was interrupted, so that its content is half done.
 pub fn interrupted(path: &Path) -> bool {
-    kept(&undo::beside(path)).ok().flatten().is_some_and(|k| k.half_done)
+    marker::of(path).is_some_and(|m| m.half_done(path)) || kept(&undo::beside(path)).ok().flatten().is_some_and(|k| k.half_done)
 }
 
 /// What a sanitising would do, in full: nothing is written. The plan of the job is made from this.
@@ -233,6 +234,25 @@ impl SanitizeSpec {
                 .path(&kept.path)
                 .hint("take that back with --undo, or destroy it with --destroy-undo")),
         }
+    }
+
+    /// The undo file of the image, and where it is: what a change that was interrupted says, else where it is kept.
+    fn find_undo(&self) -> Result<Option<(PathBuf, undo::Undo)>> {
+        match marker::of(&self.image) {
+            Some(m) => m.open(&self.image, self.undo_file.as_deref()).map(Some),
+            None => Ok(undo::Undo::open(&self.undo_path())?.map(|u| (self.undo_path(), u))),
+        }
+    }
+
+    /// Says beside the image where `undo` is, before the image is written.
+    fn mark(&self, path: &Path, undo: &undo::Undo, job: &JobContext) -> Result<()> {
+        let folder = self.image.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !sys::may_write(folder) {
+            // An undo file elsewhere is asked for where nothing can be made beside the image, too.
+            job.log("nothing can be made beside the image that tells others while it is half done");
+            return Ok(());
+        }
+        marker::set(&self.image, path, &undo.header.made)
     }
 
     /// Adds what the image's format and chain have to do with it.
@@ -278,8 +298,15 @@ impl Sanitize {
 
     fn plan_undo(&self) -> Result<Plan> {
         let spec = &self.spec;
-        let path = spec.undo_path();
-        let undo = undo::Undo::open(&path)?.ok_or_else(|| no_undo(&path))?;
+        let Some((path, undo)) = spec.find_undo()? else {
+            // One that was never completed is none, but holds secrets: gone, unless somebody is making it.
+            let path = spec.undo_path();
+            if path.is_file() {
+                let _held = open::hold(&spec.image)?;
+                undo::discard_incomplete(&path)?;
+            }
+            return Err(no_undo(&path));
+        };
         let mut plan = Plan { title: spec.title(), ..Plan::default() };
         plan.reads.push(PlanFile {
             path: path.clone(),
@@ -341,8 +368,7 @@ impl Sanitize {
     /// Takes a commit back. `finished`: only one that was interrupted.
     fn roll_back(&self, only_interrupted: bool, job: &JobContext) -> Result<bool> {
         let spec = &self.spec;
-        let path = spec.undo_path();
-        let Some(mut undo) = undo::Undo::open(&path)? else { return Ok(false) };
+        let Some((path, mut undo)) = spec.find_undo()? else { return Ok(false) };
         if only_interrupted && undo.state == undo::State::Done {
             return Ok(false);
         }
@@ -357,11 +383,13 @@ impl Sanitize {
                 .hint(format!("to be rid of the undo file: cowshed sanitize --destroy-undo {}", spec.image.display())));
         }
         job.finishing()?;
+        spec.mark(&path, &undo, job)?;
         undo.set(undo::State::Undoing)?;
         undo.restore(writer.as_ref())?;
         // What was lost when it was cut off holds what the disk held.
         writer.wipe_unused()?;
         drop(undo);
+        marker::clear(&spec.image)?;
         undo::destroy(&path)?;
         Ok(true)
     }
@@ -374,6 +402,11 @@ impl Sanitize {
         let written = Written::default();
         let open::Editing { writer, guards: _guards, .. } =
             open::open_noting(&spec.image, spec.open_as()?, &spec.gate(), Some(&written))?;
+        // What it still says, nobody else can have said since: the image is held.
+        if interrupted(&spec.image) {
+            return Err(half_done(&spec.undo_path()));
+        }
+        marker::clear(&spec.image)?;
         let Ready { chain, disk, mut prepared, .. } = self.ready(job)?;
         let mut early = Early::default();
         if prepared.report.is_empty() && scrubs(&prepared.report) {
@@ -422,11 +455,12 @@ impl Sanitize {
         };
         job.progress.set_total(prepared.report.written.max(1));
         job.progress.set_phase("saving what changes");
-        let mut undo = undo::Undo::write(Box::new(undo::create(&path)?), header, disk)
+        let mut undo = undo::Undo::write(Box::new(undo::create(&path)?), header, prepared.before.as_ref())
             .and_then(|u| undo::sync_folder(&path).map(|()| u))
+            .and_then(|u| spec.mark(&path, &u, job).map(|()| u))
             .inspect_err(|_| {
-                // The image was not touched; a file half written is no undo file.
-                let _ = std::fs::remove_file(&path);
+                // The image was not touched; a file half written is no undo file, and holds secrets all the same.
+                let _ = undo::destroy(&path).or_else(|_| std::fs::remove_file(&path));
             })?;
         job.progress.set_phase("writing");
         commit::commit(&prepared.draft, writer, &mut undo, scrubs(&prepared.report), job).path(&spec.image).map_err(|e| {
@@ -434,6 +468,7 @@ impl Sanitize {
         })?;
         let done = UndoFile { path: spec.keep_undo.then(|| path.clone()), bytes: undo.bytes() };
         drop(undo);
+        marker::clear(&spec.image)?;
         if !spec.keep_undo {
             undo::destroy(&path)?;
         }
@@ -530,8 +565,7 @@ impl Operation for Sanitize {
                 })
             }
             (Action::DestroyUndo, _) => {
-                let path = spec.undo_path();
-                let undo = undo::Undo::open(&path)?.ok_or_else(|| no_undo(&path))?;
+                let Some((path, undo)) = spec.find_undo()? else { return Err(no_undo(&spec.undo_path())) };
                 if undo.state != undo::State::Done {
                     return Err(half_done(&path));
                 }

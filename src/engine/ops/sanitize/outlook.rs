@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{SanitizeSpec, undo};
+use super::{SanitizeSpec, marker, undo};
 use crate::engine::error::Result;
 use crate::engine::guest::sanitize::find::Survey;
 use crate::engine::guest::sanitize::{Found, operations};
@@ -32,7 +32,7 @@ pub struct Outlook {
     pub kept: Option<Kept>,
 }
 
-/// The undo file at `path`; `None` when there is none. A file that was never completed is removed: its image was not touched.
+/// The undo file at `path`; `None` when there is none, or none that was completed: then its image was not touched.
 ///
 /// Errors: it is damaged, or something else.
 pub fn kept(path: &Path) -> Result<Option<Kept>> {
@@ -40,19 +40,30 @@ pub fn kept(path: &Path) -> Result<Option<Kept>> {
     if !path.exists() {
         return Ok(None);
     }
-    Ok(undo::Undo::open(path)?.map(|u| Kept {
-        path: path.to_path_buf(),
-        made: u.header.made.clone(),
-        bytes: u.bytes(),
-        half_done: u.state != undo::State::Done,
+    Ok(undo::Undo::open(path)?.map(|u| of(path.to_path_buf(), &u)))
+}
+
+/// What an earlier sanitising of the image at `path` keeps: beside it, or elsewhere while the image is half done.
+///
+/// Errors: as [`kept`].
+pub fn kept_of(path: &Path) -> Result<Option<Kept>> {
+    let Some(marker) = marker::of(path) else { return kept(&undo::beside(path)) };
+    Ok(Some(match marker.open(path, None) {
+        Ok((at, undo)) => of(at, &undo),
+        Err(_) => Kept { path: marker.undo, made: marker.made, bytes: 0, half_done: true },
     }))
+}
+
+fn of(path: PathBuf, undo: &undo::Undo) -> Kept {
+    let half_done = undo.state != undo::State::Done;
+    Kept { path, made: undo.header.made.clone(), bytes: undo.bytes(), half_done }
 }
 
 /// Looks at the guest with every operation, whatever `spec` selects. Nothing is written.
 ///
 /// Errors: the image or its guest cannot be read.
 pub fn outlook(spec: &SanitizeSpec) -> Result<Outlook> {
-    let kept = kept(&spec.undo_path())?;
+    let kept = if spec.undo_file.is_some() { kept(&spec.undo_path())? } else { kept_of(&spec.image)? };
     let disk: Device = Arc::new(spec.chain()?.disk()?);
     let guest = Guest::open(&disk)?;
     let survey = Survey::new(&guest);

@@ -15,10 +15,10 @@ use crate::engine::guest::recognise::FsKind;
 use crate::engine::guest::sanitize::find::Survey;
 use crate::engine::guest::sanitize::{Edit, Operation};
 use crate::engine::guest::tree::Guest;
-use crate::engine::guest::volumes::Volume;
+use crate::engine::guest::volumes::{Volume, volumes};
 use crate::engine::io::cached::Cached;
 use crate::engine::io::draft::{Changed, Draft};
-use crate::engine::io::{Device, ReadAt, WriteDevice};
+use crate::engine::io::{Device, ReadAt, WriteAt, WriteDevice, read_vec};
 use crate::engine::job::JobContext;
 use crate::engine::spans::Set;
 use crate::engine::units::printable_bytes;
@@ -30,6 +30,8 @@ const TASTE: usize = 64 << 10;
 pub(super) struct Prepared {
     /// The disk with every change.
     pub(super) draft: Arc<Draft>,
+    /// The disk as an undo brings it back: as it was, or with its journals replayed.
+    pub(super) before: Device,
     /// What changes, operation by operation.
     pub(super) report: Report,
     /// Ranges of the disk whose old bytes an undo needs.
@@ -53,6 +55,8 @@ pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Re
     let before: Device = Arc::new(Cached::new(disk.clone()));
     let draft = Arc::new(Draft::new(before.clone()));
     let device: Device = draft.clone();
+    // What an undo brings back is the disk with its journals replayed: their content does not stay.
+    let before: Device = if wish.replay { replay(&draft)? } else { before };
     let guest = Guest::open(&device)?;
     let mut report = Report {
         image: wish.image.to_path_buf(),
@@ -125,7 +129,23 @@ pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Re
     let sum = |zero: bool| changed.iter().filter(|c| (c.2 == Changed::Zero) == zero).map(|c| c.1).sum();
     (report.written, report.zeroed) = (sum(false), sum(true));
     let saved = Set::of(touched.iter().chain(keep.into_iter().filter(|_| !changed.is_empty())));
-    Ok(Prepared { draft, report, saved, needles })
+    Ok(Prepared { draft, before, report, saved, needles })
+}
+
+/// Replays the journals that wait for it, on the draft; the disk as it is then.
+fn replay(draft: &Arc<Draft>) -> Result<Device> {
+    let device: Device = draft.clone();
+    for volume in volumes(&device)?.volumes.iter().filter(|v| v.dev.is_some()) {
+        fs::replay(&on_draft(volume, draft)).map_err(|e| about(volume, e))?;
+    }
+    let replayed = Draft::new(draft.before().clone());
+    for (offset, len, how) in draft.changes() {
+        match how {
+            Changed::Zero => replayed.write_zeroes(offset, len)?,
+            _ => replayed.write_at(offset, &read_vec(draft.as_ref(), offset, len, len)?)?,
+        }
+    }
+    Ok(Arc::new(replayed))
 }
 
 fn about(volume: &Volume, e: Error) -> Error {

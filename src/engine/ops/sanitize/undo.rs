@@ -161,18 +161,13 @@ impl Undo {
         Ok(Some(undo))
     }
 
-    /// The undo file at `path`; `None` when there is none, or none that was completed (then it is removed).
+    /// The undo file at `path`; `None` when there is none, or none that was completed. Somebody may be making it.
     pub(super) fn open(path: &Path) -> Result<Option<Undo>> {
-        let dev = match FileDevice::open_rw(path) {
-            Ok(dev) => dev,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        let undo = Undo::read(Box::new(dev)).path(path)?;
-        if undo.is_none() {
-            std::fs::remove_file(path).op("remove").path(path)?;
+        match FileDevice::open_rw(path) {
+            Ok(dev) => Undo::read(Box::new(dev)).path(path),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
         }
-        Ok(undo)
     }
 
     /// Makes it durable that the commit is in `state`.
@@ -209,9 +204,12 @@ impl Undo {
     }
 }
 
-/// A new undo file at `path` that only its owner can read. Errors: there is one already.
+/// A new undo file at `path` that only its owner can read. One that was never completed gives way to it: for whoever holds the image.
+///
+/// Errors: there is one already.
 pub(super) fn create(path: &Path) -> Result<FileDevice> {
     use std::os::unix::fs::OpenOptionsExt;
+    discard_incomplete(path)?;
     let file = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -222,6 +220,15 @@ pub(super) fn create(path: &Path) -> Result<FileDevice> {
         .op("create the undo file")
         .path(path)?;
     FileDevice::from_file(file, path)
+}
+
+/// Destroys what is at `path` if it is an undo file that was never completed; true when there was one. For whoever holds the image.
+pub(super) fn discard_incomplete(path: &Path) -> Result<bool> {
+    let incomplete = path.is_file() && matches!(Undo::open(path), Ok(None));
+    if incomplete {
+        destroy(path)?;
+    }
+    Ok(incomplete)
 }
 
 /// Overwrites the undo file at `path` with zeros, and removes it.

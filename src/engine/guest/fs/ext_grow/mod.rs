@@ -17,6 +17,7 @@ mod resize_inode;
 mod superblock;
 
 use group::{BLOCK_UNINIT, Groups, INODE_UNINIT, INODE_ZEROED};
+pub(super) use superblock::raw_crc32c;
 use superblock::{AT, Sums, Super};
 
 use crate::engine::error::{Error, Result};

@@ -313,6 +313,6 @@ impl Super {
 }
 
 /// CRC32C as ext keeps it: begun with any value, and not inverted at the end.
-pub(super) fn raw_crc32c(seed: u32, bytes: &[u8]) -> u32 {
+pub(in crate::engine::guest::fs) fn raw_crc32c(seed: u32, bytes: &[u8]) -> u32 {
     !crc32c::crc32c_append(!seed, bytes)
 }
