@@ -37,6 +37,7 @@ mod jobs;
 mod kinds;
 mod library;
 mod locks;
+mod lvm_grow;
 mod partition_grow;
 mod probe;
 mod qcow;

@@ -5,6 +5,8 @@ pub mod free;
 pub mod fs;
 pub mod identity;
 pub mod lvm;
+pub mod lvm_grow;
+mod lvm_text;
 pub mod owners;
 pub mod partition;
 pub mod ready;

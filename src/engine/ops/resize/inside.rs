@@ -3,7 +3,8 @@
 //! ```text
 //!  1  the disk is longer                         the guest is what it was
 //!  2  the partition table, step by step          as `guest::partition::grow` tells: the old table or the new one, at any moment
-//!  3  undo file; the filesystem; no undo file    a cut leaves the undo file, and with it a partition larger than its filesystem
+//!  3  the volume group and its logical volume    as `guest::lvm_grow` tells: the same
+//!  4  undo file; the filesystem; no undo file    a cut leaves the undo file, and with it a partition larger than its filesystem
 //! ```
 //!
 //! All of it is rehearsed in memory first, so that what would be refused is refused before the disk is longer.
@@ -11,12 +12,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::engine::error::{Context, Error, Result};
+use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::write::DiskWriter;
 use crate::engine::guest::fs::{self, can_grow};
+use crate::engine::guest::lvm_grow::{self, Extended};
 use crate::engine::guest::partition::grow::{Edits, grow_last, move_backup};
 use crate::engine::guest::partition::{Partition, read};
 use crate::engine::guest::recognise::FsKind;
+use crate::engine::guest::tree::Guest;
 use crate::engine::guest::volumes::{Layout, Volume, volumes};
 use crate::engine::io::draft::Draft;
 use crate::engine::io::{Device, ReadAt, WriteDevice};
@@ -57,17 +60,22 @@ pub(super) fn rehearse(disk: &Device, size: u64, image: &Path) -> Result<Growth>
     let edits = table(draft.as_ref(), size)?;
     edits.apply(draft.as_ref())?;
     let now: Device = draft.clone();
-    let layout = volumes(&now)?;
-    let volume = last(&layout)?;
+    let mut layout = volumes(&now)?;
+    let mut steps: Vec<String> = edits.steps.into_iter().map(|s| s.what).collect();
+    let mut uncertain = None;
+    match extend(&now, &layout) {
+        Ok(Some(e)) => {
+            steps.extend(e.edits.steps.iter().map(|s| s.what.clone()));
+            e.edits.apply(last(&layout)?.writable(draft.clone()).as_ref())?;
+            layout = volumes(&now)?;
+        }
+        Ok(None) => {}
+        Err(e) if e.kind() == ErrorKind::Unsupported => uncertain = Some(e.why().to_string()),
+        Err(e) => return Err(refused(last(&layout)?, disk, e)),
+    }
+    let volume = if uncertain.is_some() { last(&layout)? } else { target(&now, &layout)? };
     let old_len = was.volumes.iter().find(|v| v.name == volume.name).map_or(volume.len, |v| v.len);
-    let mut out = Growth {
-        volume: volume.name.clone(),
-        fate: String::new(),
-        steps: edits.steps.into_iter().map(|s| s.what).collect(),
-        warnings: Vec::new(),
-        saved: 0,
-        undo: None,
-    };
+    let mut out = Growth { volume: volume.name.clone(), fate: String::new(), steps, warnings: Vec::new(), saved: 0, undo: None };
     if again {
         out.steps.insert(0, "a growing that was interrupted is taken back first".into());
     }
@@ -76,7 +84,7 @@ pub(super) fn rehearse(disk: &Device, size: u64, image: &Path) -> Result<Growth>
     let kind = volume.info.as_ref().map(|i| i.kind);
     let Some(kind) = kind.filter(|k| can_grow(*k)) else {
         out.fate = format!("{place}; what is in it stays as large as it is");
-        out.warnings.push(stays(volume, &layout, kind));
+        out.warnings.push(stays(volume, &layout, kind, uncertain));
         return Ok(out);
     };
     let writable = Arc::new(Draft::new(now));
@@ -109,8 +117,20 @@ pub(super) fn grow(
     let disk = guest();
     table(disk.as_ref(), disk.len())?.apply(disk.as_ref()).op("change the partition table").path(image)?;
     let disk: Device = guest();
-    let layout = volumes(&disk)?;
-    let volume = last(&layout)?;
+    let mut layout = volumes(&disk)?;
+    match extend(&disk, &layout) {
+        Ok(Some(e)) => {
+            job.progress.set_phase("growing the volume group");
+            e.edits.apply(last(&layout)?.writable(guest()).as_ref()).op("change the volume group").path(image)?;
+        }
+        Ok(None) => {}
+        // As the plan said: the volume group stays as it is.
+        Err(e) if e.kind() == ErrorKind::Unsupported => return Ok(None),
+        Err(e) => return Err(e.path(image)),
+    }
+    let disk: Device = guest();
+    layout = volumes(&disk)?;
+    let volume = target(&disk, &layout)?;
     let Some(kind) = volume.info.as_ref().map(|i| i.kind).filter(|k| can_grow(*k)) else { return Ok(None) };
     job.progress.set_phase("growing the filesystem");
     let draft = Arc::new(Draft::new(disk));
@@ -173,6 +193,42 @@ fn last(layout: &Layout) -> Result<&Volume> {
         .ok_or_else(|| Error::usage("there is nothing on the disk that could grow"))
 }
 
+/// What lets the volume group in the last volume, and the logical volume that grows, take all of it. `None`: there is none, or nothing
+/// to gain.
+///
+/// Errors: `Unsupported` where it is not certain what to do; damage.
+fn extend(disk: &Device, layout: &Layout) -> Result<Option<Extended>> {
+    let volume = last(layout)?;
+    let (Some(FsKind::Lvm2), Some(dev)) = (volume.info.as_ref().map(|i| i.kind), &volume.dev) else { return Ok(None) };
+    lvm_grow::extend(dev.as_ref(), &logical(disk, layout, volume)?.name)
+}
+
+/// The volume whose filesystem grows: the last one, or the logical volume in it.
+fn target<'a>(disk: &Device, layout: &'a Layout) -> Result<&'a Volume> {
+    let volume = last(layout)?;
+    if volume.info.as_ref().map(|i| i.kind) != Some(FsKind::Lvm2) {
+        return Ok(volume);
+    }
+    Ok(logical(disk, layout, volume).unwrap_or(volume))
+}
+
+/// Of the logical volumes in `volume` the guest's root, else the only one with a filesystem that can grow.
+///
+/// Errors: `Unsupported`, neither is there.
+fn logical<'a>(disk: &Device, layout: &'a Layout, volume: &Volume) -> Result<&'a Volume> {
+    let own = || layout.volumes.iter().filter(|v| v.logical_volume && v.partition == volume.partition);
+    let root = Guest::open(disk).ok().and_then(|g| Some(g.layout.volumes.get(g.mounts.first()?.volume)?.name.clone()));
+    if let Some(v) = own().find(|v| Some(&v.name) == root.as_ref()) {
+        return Ok(v);
+    }
+    let mut can = own().filter(|v| v.info.as_ref().is_some_and(|i| can_grow(i.kind)));
+    match (can.next(), can.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => Err(Error::unsupported("none of its volumes holds a filesystem that can be grown")),
+        _ => Err(Error::unsupported("it has several volumes, and none of them is the guest's root")),
+    }
+}
+
 /// Places of the disk, of what changed, that the filesystem spanned before.
 fn saved(draft: &Draft, volume: &Volume, from: u64) -> Vec<(u64, u64)> {
     let mut out = Vec::new();
@@ -189,7 +245,7 @@ fn saved(draft: &Draft, volume: &Volume, from: u64) -> Vec<(u64, u64)> {
 }
 
 /// Why what is in the volume does not grow, and how it does.
-fn stays(volume: &Volume, layout: &Layout, kind: Option<FsKind>) -> String {
+fn stays(volume: &Volume, layout: &Layout, kind: Option<FsKind>, uncertain: Option<String>) -> String {
     let device = volume.partition.map_or_else(|| "/dev/vda".into(), |n| format!("/dev/vda{n}"));
     match kind {
         Some(FsKind::Lvm2) => {
@@ -197,7 +253,10 @@ fn stays(volume: &Volume, layout: &Layout, kind: Option<FsKind>) -> String {
             let lv = own
                 .max_by_key(|v| (v.info.as_ref().is_some_and(|i| can_grow(i.kind)), v.len))
                 .map_or_else(|| "GROUP/VOLUME".to_string(), |v| v.name.clone());
-            format!("logical volumes are not grown here: in the guest, pvresize {device}, then lvextend -r -l +100%FREE {lv}")
+            let why = uncertain.map(|w| format!(" ({w})")).unwrap_or_default();
+            format!(
+                "its logical volumes are not grown here{why}: in the guest, pvresize {device}, then lvextend -r -l +100%FREE {lv}"
+            )
         }
         Some(FsKind::Btrfs) => "btrfs is not grown here: in the guest, btrfs filesystem resize max / (cloud-init does it)".into(),
         Some(kind) => format!("{} is not grown here: that is for the guest's own tools", kind.name()),
