@@ -182,7 +182,7 @@ impl Verb for Args {
                         "repair".into(),
                         json!({
                             "undo-file": done.undo_file, "left": done.repaired.left, "findings": found["findings"],
-                            "lost": found["lost"],
+                            "lost": found["lost"], "given-up": found["given-up"],
                         }),
                     );
                 }
@@ -235,6 +235,7 @@ fn to_json(r: &CheckReport, format: Format, name: &str) -> Value {
         .collect();
     let lost: Vec<Value> = r.lost.iter().map(|(start, length)| json!({ "start": start, "length": length })).collect();
     v.insert("lost".into(), json!(lost));
+    v.insert("given-up".into(), json!(r.given_up));
     v.insert("disk-format".into(), json!(format.name()));
     v.insert("findings".into(), json!(findings));
     Value::Object(v)

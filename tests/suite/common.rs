@@ -204,3 +204,35 @@ pub fn change_at_random(path: &Path, seed: u64, count: usize, sizes: &[u64], che
         check(&model);
     }
 }
+
+/// Lets each write, flush and change of length that `run` makes on a device holding `before` fail in turn, with EIO and with ENOSPC,
+/// once and for ever. An error must be of the kind that failed. `judge` gets a name for the case, what came of it, and the bytes.
+pub fn every_failure<T>(
+    before: &[u8],
+    run: impl Fn(&std::sync::Arc<cowshed::engine::io::fault::Faulty>) -> cowshed::engine::error::Result<T>,
+    mut judge: impl FnMut(&str, &cowshed::engine::error::Result<T>, &[u8]),
+) {
+    use cowshed::engine::error::ErrorKind;
+    use cowshed::engine::io::fault::{Failure, Faulty};
+    let device = |failure| {
+        let dev = Faulty::new(before.to_vec());
+        dev.fail(failure);
+        dev
+    };
+    let count = device(None);
+    run(&count).unwrap_or_else(|e| panic!("{e}"));
+    assert!(count.operations() > 0, "nothing is written that could fail");
+    for at in 0..count.operations() {
+        for (errno, kind) in [(libc::EIO, ErrorKind::Io), (libc::ENOSPC, ErrorKind::NoSpace)] {
+            for once in [true, false] {
+                let dev = device(Some(Failure { at, once, errno, reads: false }));
+                let done = run(&dev);
+                let what = format!("{kind:?} at operation {at}, {}", if once { "once" } else { "for ever" });
+                if let Err(e) = &done {
+                    assert_eq!((e.kind(), e.errno()), (kind, Some(errno)), "{what}: {e}");
+                }
+                judge(&what, &done, &dev.to_vec());
+            }
+        }
+    }
+}

@@ -48,6 +48,7 @@ mod real_guests;
 mod repair;
 mod repair_formats;
 mod repair_qcow;
+mod repair_tables;
 mod replay;
 mod resize;
 mod sanitize;

@@ -1,21 +1,22 @@
 //! Repair of qcow2: images broken on purpose in every way the check knows, mended, and judged by `qemu-img check`, by the content
 //! that ought to be left, by cut power and by failing writes; and the undo, which must bring back every byte that counts.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
-use cowshed::engine::error::{Error, ErrorKind, Result};
+use cowshed::engine::error::{Error, Result};
 use cowshed::engine::format::Source;
 use cowshed::engine::format::check::{Repair, Repaired, Repairing};
 use cowshed::engine::format::qcow2::repair::repair;
 use cowshed::engine::io::WriteDevice;
-use cowshed::engine::io::fault::{Failure, Faulty, power_cuts};
+use cowshed::engine::io::fault::{Faulty, power_cuts};
 use cowshed::engine::io::gate::Gate;
 
-use crate::common::{content, cowshed, noise, qemu_content, qemu_img, qemu_io, run, s, text};
+use crate::common::{content, cowshed, every_failure, noise, qemu_content, qemu_img, qemu_io, run, s, text};
 
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 
@@ -310,7 +311,13 @@ fn every_damage_is_mended_to_the_right_content_and_can_be_put_back() {
 /// What our check finds, in this process: rules and how often.
 fn findings(image: &Path) -> Vec<(&'static str, u64)> {
     let (_, report) = cowshed::engine::ops::check::check(image, None, None).unwrap_or_else(|e| panic!("{e}"));
-    report.findings.iter().map(|f| (f.rule.id, f.count)).collect()
+    let mut all: Vec<(&str, u64)> = report.findings.iter().map(|f| (f.rule.id, f.count)).collect();
+    // Whether a count is for a cluster behind the end depends on what was appended.
+    let behind = all.iter().position(|(id, _)| *id == "behind-the-end").map_or(0, |i| all.remove(i).1);
+    if let Some((_, n)) = all.iter_mut().find(|(id, _)| *id == "leak") {
+        *n += behind;
+    }
+    all
 }
 
 fn mend(dev: &WriteDevice, how: Repair, keep: &dyn Fn() -> Result<()>) -> Result<Repaired> {
@@ -384,34 +391,29 @@ fn a_failing_write_leaves_the_image_no_worse() {
     sample(&base, "");
     let whole = content(&base);
     for case in
-        CASES.iter().filter(|c| ["leaks", "counts nonsense", "L2 entries behind the end", "no refcount block"].contains(&c.label))
+        CASES.iter().filter(|c| ["leaks", "counts too low", "L2 entries behind the end", "no refcount block"].contains(&c.label))
     {
         let before = broken(case, &base, &image);
         let old = findings(&image);
-        let count = Faulty::new(before.clone());
-        count.fail(None);
-        mend(&(count.clone() as WriteDevice), Repair::All, &|| Ok(())).unwrap();
-        for at in 0..count.operations() {
-            for (once, errno) in [(true, 5), (false, 28)] {
-                let dev = Faulty::new(before.clone());
-                dev.fail(Some(Failure { at, once, errno, reads: false }));
-                let done = mend(&(dev.clone() as WriteDevice), Repair::All, &|| Ok(()));
-                std::fs::write(&image, dev.to_vec()).unwrap();
-                let now = findings(&image);
-                let what = format!("{} operation {at} {once} {errno}", case.label);
-                assert!(now == old || now.is_empty(), "{what}: {now:?}");
-                assert!(done.is_err() || now != old, "{what}");
-                if let Err(e) = done {
-                    assert!(matches!(e.kind(), ErrorKind::Io | ErrorKind::NoSpace), "{what}: {e}");
-                }
-                if now != old {
-                    if once {
-                        clean(&image, &what);
+        // Most failures leave the same bytes: each sort of them is looked at once.
+        let mut seen: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
+        every_failure(
+            &before,
+            |dev| mend(&(dev.clone() as WriteDevice), Repair::All, &|| Ok(())),
+            |what, done, bytes| {
+                let mended = *seen.entry(bytes.to_vec()).or_insert_with(|| {
+                    std::fs::write(&image, bytes).unwrap();
+                    let now = findings(&image);
+                    assert!(now == old || now.is_empty(), "{}: {what}: {now:?}", case.label);
+                    if now != old {
+                        clean(&image, what);
+                        assert!(content(&image) == without(&whole, case.lost), "{}: {what}", case.label);
                     }
-                    assert!(content(&image) == without(&whole, case.lost), "{what}");
-                }
-            }
-        }
+                    now != old
+                });
+                assert!(done.is_err() || mended, "{}: {what}", case.label);
+            },
+        );
     }
 }
 
@@ -547,7 +549,7 @@ fn compressed_clusters_behind_the_end_are_named_and_emptied() {
 }
 
 #[test]
-fn damaged_bitmaps_are_given_up_and_damaged_snapshots_are_named() {
+fn damaged_bitmaps_are_given_up_and_a_lost_snapshot_is_found() {
     let d = memory();
     let image = d.path().join("x.qcow2");
     sample(&image, "");
@@ -570,20 +572,17 @@ fn damaged_bitmaps_are_given_up_and_damaged_snapshots_are_named() {
     qemu_io("qcow2", &image, &["write -P 1 0 64k"]);
     clean(&image, "bitmaps, written");
 
-    // A snapshot that cannot be followed: its clusters stay counted.
+    // A snapshot that is not where it is said to be: found by what the counts say.
     sample(&image, "");
+    let then = at_snapshot(&image, "first");
     let f = File::options().read(true).write(true).open(&image).unwrap();
     let p = Places::of(&f);
-    let old = word(&f, p.snapshots);
     put(&f, p.snapshots, 1 << 45);
     drop(f);
     let (code, report) = ours(&image, &["-r", "all"]);
-    assert_eq!(code, 2, "{report:#}");
-    assert!(!report["repair"]["left"].as_array().unwrap().is_empty());
-    let f = File::options().read(true).write(true).open(&image).unwrap();
-    put(&f, Places::of(&f).snapshots, old);
-    drop(f);
-    clean(&image, "the snapshot is whole again once its place is known");
+    assert_eq!((code, &report["repair"]["left"]), (0, &serde_json::json!([])), "{report:#}");
+    clean(&image, "the snapshot is whole again");
+    assert!(at_snapshot(&image, "first") == then);
 }
 
 #[test]

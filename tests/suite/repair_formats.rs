@@ -12,12 +12,12 @@ use cowshed::engine::format::check::{CheckReport, Repair, Repaired, Repairing, S
 use cowshed::engine::format::vhdx::{header, log};
 use cowshed::engine::format::{Format, Source};
 use cowshed::engine::io::WriteDevice;
-use cowshed::engine::io::fault::{Failure, Faulty, power_cuts};
+use cowshed::engine::io::fault::{Faulty, power_cuts};
 use cowshed::engine::io::gate::Gate;
 use cowshed::engine::io::memory::Memory;
 use cowshed::engine::ops::check::tools;
 
-use crate::common::{content, cowshed, create, dir, noise, qemu_img, qemu_io, s};
+use crate::common::{content, cowshed, create, dir, every_failure, noise, qemu_img, qemu_io, s};
 
 fn le32(f: &File, at: u64) -> u32 {
     let mut b = [0; 4];
@@ -220,7 +220,6 @@ fn cut_power_and_failing_writes_leave_an_image_that_is_no_worse() {
         let done = mend(case.format, &(dev.clone() as WriteDevice), case.repair).unwrap();
         assert!(done.corruptions + done.leaks > 0 && done.left.is_empty(), "{}: {done:?}", case.label);
         assert_eq!(errors(case.format, dev.to_vec()), 0, "{}", case.label);
-        let total = dev.operations();
         let look = |state: &str, bytes: Vec<u8>| {
             let n = errors(case.format, bytes.clone());
             assert!(n <= worst, "{} {state}: {n} faults, {worst} before", case.label);
@@ -231,16 +230,15 @@ fn cut_power_and_failing_writes_leave_an_image_that_is_no_worse() {
             }
         };
         power_cuts(&before, &dev.record(), look);
-        for at in 0..total {
-            for errno in [5, 28] {
-                let dev = Faulty::new(before.clone());
-                dev.fail(Some(Failure { at, once: errno == 5, errno, reads: false }));
-                let failed = mend(case.format, &(dev.clone() as WriteDevice), case.repair);
-                assert!(failed.is_err(), "{} operation {at}", case.label);
-                let n = errors(case.format, dev.to_vec());
-                assert!(n <= worst, "{} operation {at}: {n} faults, {worst} before", case.label);
-            }
-        }
+        every_failure(
+            &before,
+            |dev| mend(case.format, &(dev.clone() as WriteDevice), case.repair),
+            |what, done, bytes| {
+                assert!(done.is_err(), "{}: {what}", case.label);
+                let n = errors(case.format, bytes.to_vec());
+                assert!(n <= worst, "{}: {what}: {n} faults, {worst} before", case.label);
+            },
+        );
     }
 }
 

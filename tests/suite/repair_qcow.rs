@@ -8,10 +8,10 @@ use std::path::Path;
 use cowshed::engine::chain::{Chain, OpenOptions};
 use cowshed::engine::format::Format;
 use cowshed::engine::format::check::Repair;
-use cowshed::engine::io::fault::{Failure, Faulty, power_cuts};
+use cowshed::engine::io::fault::{Faulty, power_cuts};
 use cowshed::engine::io::{ReadAt, WriteDevice};
 
-use crate::common::{content, cowshed, create, dir, noise, qemu_content, s, text};
+use crate::common::{content, cowshed, create, dir, every_failure, noise, qemu_content, s, text};
 use crate::repair_formats::{errors, len, mend, put};
 
 const SIZE: u64 = 4 << 20;
@@ -203,7 +203,6 @@ fn cut_power_and_failing_writes_never_take_what_could_be_read() {
         let done = mend(case.format, &(dev.clone() as WriteDevice), case.repair).unwrap();
         assert!(done.corruptions + done.leaks > 0 && done.left.is_empty(), "{label}: {done:?}");
         assert_eq!(damage(case.format, dev.to_vec()), 0, "{label}");
-        let total = dev.operations();
         let look = |state: &str, bytes: Vec<u8>| {
             assert!(damage(case.format, bytes.clone()) <= worst, "{label} {state}");
             std::fs::write(&image, bytes).unwrap();
@@ -211,15 +210,14 @@ fn cut_power_and_failing_writes_never_take_what_could_be_read() {
             assert!(now == want || now == old, "{label} {state}");
         };
         power_cuts(&before, &dev.record(), look);
-        for at in 0..total {
-            for errno in [libc::EIO, libc::ENOSPC] {
-                let dev = Faulty::new(before.clone());
-                dev.fail(Some(Failure { at, once: errno == libc::EIO, errno, reads: false }));
-                let failed = mend(case.format, &(dev.clone() as WriteDevice), case.repair);
-                assert!(failed.is_err(), "{label} operation {at}");
-                look(&format!("operation {at} failed"), dev.to_vec());
-            }
-        }
+        every_failure(
+            &before,
+            |dev| mend(case.format, &(dev.clone() as WriteDevice), case.repair),
+            |what, done, bytes| {
+                assert!(done.is_err(), "{label}: {what}");
+                look(what, bytes.to_vec());
+            },
+        );
     }
 }
 

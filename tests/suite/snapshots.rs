@@ -10,12 +10,12 @@ use std::time::Duration;
 use cowshed::engine::error::ErrorKind;
 use cowshed::engine::format::Source;
 use cowshed::engine::format::qcow2::edit::{Editor, find};
-use cowshed::engine::io::fault::{Failure, Faulty, power_cuts};
+use cowshed::engine::io::fault::{Faulty, power_cuts};
 use cowshed::engine::io::file::FileDevice;
 use cowshed::engine::io::gate::Gate;
 use cowshed::engine::io::memory::Memory;
 
-use crate::common::{content, cowshed, dir, noise, qemu_content, qemu_img, qemu_io, run, s, text};
+use crate::common::{content, cowshed, dir, every_failure, noise, qemu_content, qemu_img, qemu_io, run, s, text};
 
 /// Clusters with a refcount above zero, read straight from the refcount table (16-bit counts), in bytes.
 fn counted(image: &Path) -> u64 {
@@ -277,39 +277,32 @@ fn a_failing_write_or_flush_leaves_the_image_no_worse() {
     ];
     for (step, work) in steps {
         let dev = Faulty::new(before.clone());
-        dev.fail(None);
         work(&mut on_device(&dev)).unwrap();
-        let total = dev.operations();
         std::fs::write(&image, dev.to_vec()).unwrap();
         let new = (names(&image), content(&image));
         // Most failures leave the same bytes: each sort of them is looked at once.
         let mut seen: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
-        for (at, errno, once) in (0..total).flat_map(|n| [(n, 5, true), (n, 5, false), (n, 28, true), (n, 28, false)]) {
-            let what = format!("{step}: operation {at} of {total}, error {errno}, once {once}");
-            let dev = Faulty::new(before.clone());
-            let mut e = on_device(&dev);
-            dev.fail(Some(Failure { at, once, errno, reads: false }));
+        let run = |dev: &Arc<Faulty>| {
+            let mut e = on_device(dev);
             let done = work(&mut e);
-            if let Err(e) = &done {
-                let kind = if errno == 28 { ErrorKind::NoSpace } else { ErrorKind::Io };
-                assert!(e.kind() == kind && e.errno() == Some(errno), "{what}: {e}");
+            // An editor that failed does nothing more.
+            if done.is_err() {
+                dev.fail(None);
+                assert!(work(&mut e).is_err(), "{step}");
             }
-            let is_new = *seen.entry(dev.to_vec()).or_insert_with_key(|bytes| {
+            done
+        };
+        every_failure(&before, run, |what, done, bytes| {
+            let is_new = *seen.entry(bytes.to_vec()).or_insert_with(|| {
                 std::fs::write(&image, bytes).unwrap();
                 let (code, said) = check(&image);
-                assert!(code == 0 || code == 3, "{what}: {said}");
+                assert!(code == 0 || code == 3, "{step}: {what}: {said}");
                 let now = (names(&image), content(&image));
-                assert!(now == old || now == new, "{what}");
+                assert!(now == old || now == new, "{step}: {what}");
                 now == new
             });
-            assert!(done.is_err() || is_new, "{what}: it said that it was done");
-            // An editor that failed does nothing more.
-            dev.fail(None);
-            if done.is_err() {
-                let again = work(&mut e);
-                assert!(again.is_err(), "{what}");
-            }
-        }
+            assert!(done.is_err() || is_new, "{step}: {what}: it said that it was done");
+        });
     }
 }
 

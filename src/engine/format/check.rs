@@ -170,6 +170,8 @@ pub struct CheckReport {
     pub image_end: Option<u64>,
     /// Guest bytes of the current state whose content is lost: first and length, ascending, neighbours merged.
     pub lost: Vec<(u64, u64)>,
+    /// What else a repair gives up, by name.
+    pub given_up: Vec<String>,
 }
 
 impl CheckReport {
@@ -220,6 +222,7 @@ impl CheckReport {
                 None => self.findings.push(f),
             }
         }
+        self.given_up.extend(other.given_up);
         self.allocated += other.allocated;
         self.fragmented += other.fragmented;
         self.compressed += other.compressed;

@@ -194,6 +194,7 @@ impl RepairSpec {
             if report.lost.len() > RANGES {
                 plan.losses.push(format!("and {} further ranges (check --output json lists all)", report.lost.len() - RANGES));
             }
+            plan.losses.extend(report.given_up.iter().map(|what| format!("{what}, which cannot be found")));
         }
         plan.warnings = left.iter().map(|f| format!("not mended: {} ({}): {}", f.rule.title, f.count, f.rule.repair)).collect();
         Ok(plan)

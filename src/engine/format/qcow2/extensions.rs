@@ -54,13 +54,18 @@ pub struct BitmapsExtension {
 ///
 /// Errors: what [`Header::parse`] refuses, an extension that leaves the first cluster, a name that is too long.
 pub fn read_head(dev: &Device) -> Result<(Header, Extensions)> {
+    read_head_with(dev, Header::parse)
+}
+
+/// The same, where `parse` reads the header.
+pub fn read_head_with(dev: &Device, parse: fn(&[u8]) -> Result<Header>) -> Result<(Header, Extensions)> {
     // Nearly every image keeps all of it in the first 4 KiB; only then is one read enough.
     let first = read_up_to(dev.as_ref(), 0, 4096)?;
-    let header = Header::parse(&first)?;
+    let header = parse(&first)?;
     match Extensions::parse(&header, &first) {
         Err(e) if e.kind() == ErrorKind::Truncated && header.cluster_size() > 4096 => {
             let all = read_up_to(dev.as_ref(), 0, header.cluster_size() as usize)?;
-            let header = Header::parse(&all)?;
+            let header = parse(&all)?;
             let ext = Extensions::parse(&header, &all)?;
             Ok((header, ext))
         }

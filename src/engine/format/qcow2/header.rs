@@ -100,6 +100,13 @@ impl Header {
     /// Errors: not qcow2, cut short, or a field out of its range. Unknown incompatible features are not refused here: their
     /// names are in an extension.
     pub fn parse(b: &[u8]) -> Result<Header> {
+        let h = Header::parse_damaged(b)?;
+        h.check_snapshots()?;
+        Ok(h)
+    }
+
+    /// The same, but a snapshot table may be anywhere, and of any length: for a check, which tells what there is of it.
+    pub fn parse_damaged(b: &[u8]) -> Result<Header> {
         let bad = |at: u64, why: String| Err(Error::corrupt(why).op("read the qcow2 header").at(at));
         if b.get(..4) != Some(&MAGIC[..]) {
             return bad(0, "it does not begin with QFI\\xfb".into());
@@ -198,21 +205,29 @@ impl Header {
         if u64::from(self.reftable_clusters) << self.cluster_bits > MAX_REFTABLE_BYTES {
             return bad(56, format!("the refcount table has {} clusters, more than 8 MiB", self.reftable_clusters));
         }
-        if self.snapshots > MAX_SNAPSHOTS {
-            return bad(60, format!("{} snapshots are claimed, more than {MAX_SNAPSHOTS}", self.snapshots));
-        }
         let needed = self.size.div_ceil(self.l2_span());
         if needed > u64::from(self.l1_entries) {
             return bad(36, format!("the L1 table has {} entries, and the size needs {needed}", self.l1_entries));
         }
-        for (at, offset, what, used) in [
-            (40, self.l1_offset, "L1 table", self.l1_entries > 0),
-            (48, self.reftable_offset, "refcount table", true),
-            (64, self.snapshots_offset, "snapshot table", self.snapshots > 0),
-        ] {
+        for (at, offset, what, used) in
+            [(40, self.l1_offset, "L1 table", self.l1_entries > 0), (48, self.reftable_offset, "refcount table", true)]
+        {
             if used && offset & (self.cluster_size() - 1) != 0 {
                 return bad(at, format!("the {what} at {offset:#x} does not begin on a cluster"));
             }
+        }
+        Ok(())
+    }
+
+    /// The fields of the snapshot table.
+    fn check_snapshots(&self) -> Result<()> {
+        let bad = |at: u64, why: String| Err(Error::corrupt(why).op("read the qcow2 header").at(at));
+        if self.snapshots > MAX_SNAPSHOTS {
+            return bad(60, format!("{} snapshots are claimed, more than {MAX_SNAPSHOTS}", self.snapshots));
+        }
+        let offset = self.snapshots_offset;
+        if self.snapshots > 0 && offset & (self.cluster_size() - 1) != 0 {
+            return bad(64, format!("the snapshot table at {offset:#x} does not begin on a cluster"));
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::io::bytes::{be16, be32, be64};
 use crate::engine::io::{ReadAt, past_end, read_up_to};
-use crate::engine::limits::{MAX_L1_BYTES, MAX_SNAPSHOT_TABLE};
+use crate::engine::limits::{MAX_L1_BYTES, MAX_SNAPSHOT_TABLE, MAX_SNAPSHOTS};
 use crate::engine::model::Snapshot;
 
 use super::header::Header;
@@ -12,6 +12,12 @@ use super::header::Header;
 const FIXED: usize = 40;
 /// Extra data QEMU accepts, in bytes.
 const MAX_EXTRA: usize = 1024;
+/// Extra data that is known: VM state size, disk size, instruction count.
+const KNOWN_EXTRA: usize = 24;
+/// How much of it programs write.
+const USUAL_EXTRA: [usize; 3] = [KNOWN_EXTRA, LEAST_EXTRA, 0];
+/// Extra data that version 3 demands: VM state size, disk size.
+const LEAST_EXTRA: usize = 16;
 
 /// An entry of the snapshot table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +45,12 @@ pub struct Entry {
 impl Entry {
     /// Reads one entry at the beginning of `b`; also how many bytes it takes with its padding. `None`: `b` ends before it.
     fn parse(b: &[u8]) -> Option<(Entry, usize)> {
+        Entry::parse_with(b, be32(b, 36)? as usize)
+    }
+
+    /// The same, with `extra_len` bytes of extra data whatever it says itself.
+    fn parse_with(b: &[u8], extra_len: usize) -> Option<(Entry, usize)> {
         let (id_len, name_len) = (be16(b, 12)? as usize, be16(b, 14)? as usize);
-        let extra_len = be32(b, 36)? as usize;
         let id_at = FIXED.checked_add(extra_len)?;
         let end = id_at.checked_add(id_len + name_len)?;
         let entry = Entry {
@@ -55,6 +65,16 @@ impl Entry {
             name: b.get(id_at + id_len..end)?.to_vec(),
         };
         Some((entry, end.next_multiple_of(8)))
+    }
+
+    /// It stands for nothing: zeros where a table had ended.
+    fn is_empty(&self) -> bool {
+        self.id.is_empty() && self.name.is_empty() && self.l1_entries == 0
+    }
+    /// Its texts are such as programs write.
+    pub fn reads_well(&self) -> bool {
+        let plain = |text: &[u8]| std::str::from_utf8(text).is_ok_and(|t| !t.chars().any(char::is_control));
+        !self.id.is_empty() && self.id.is_ascii() && plain(&self.id) && plain(&self.name)
     }
 
     /// The entry as bytes, padded to a multiple of 8.
@@ -156,6 +176,88 @@ fn parse(bytes: &[u8], count: u32) -> Result<Option<Vec<Entry>>> {
         at += len;
     }
     Ok(Some(out))
+}
+
+/// What there is of a snapshot table that may be damaged.
+#[derive(Default)]
+pub struct Salvage {
+    /// Its snapshots; what was missing in an entry has its value.
+    pub list: Vec<Entry>,
+    /// Bytes from its beginning to the end of its last snapshot.
+    pub len: u64,
+    /// What was put right, or stands for no snapshot: where, and what.
+    pub mended: Vec<(u64, String)>,
+    /// From where on it is no table, and why: snapshots may have been there.
+    pub broken: Option<(u64, Error)>,
+}
+
+/// Reads as much of the snapshot table as makes sense.
+///
+/// Errors: it cannot be read.
+pub fn salvage(dev: &dyn ReadAt, header: &Header) -> Result<Salvage> {
+    let (start, mut out) = (header.snapshots_offset, Salvage::default());
+    if header.snapshots > 0 && start & (header.cluster_size() - 1) != 0 {
+        out.broken = Some((start, Error::corrupt("the snapshot table does not begin on a cluster")));
+        return Ok(out);
+    }
+    let (mut bytes, mut at, mut empty) = (Vec::new(), 0, false);
+    for n in 0..header.snapshots.min(MAX_SNAPSHOTS) {
+        let parsed = loop {
+            let most = dev.len().saturating_sub(start).min(MAX_SNAPSHOT_TABLE);
+            match Entry::parse(bytes.get(at..).unwrap_or_default()) {
+                None if (bytes.len() as u64) < most => {
+                    bytes = read_up_to(dev, start, (bytes.len() * 8).max(1 << 16).min(most as usize))?;
+                }
+                other => break other,
+            }
+        };
+        let here = start.saturating_add(at as u64);
+        let followed = |e: &Entry| check(e, dev, header).is_ok();
+        let rest = bytes.get(at..).unwrap_or_default();
+        let (mut entry, len) = match parsed {
+            Some((e, len)) if e.is_empty() => {
+                empty = true;
+                at += len;
+                out.mended.push((here, format!("entry {n} stands for no snapshot")));
+                continue;
+            }
+            Some((e, len)) if e.reads_well() && (followed(&e) || !empty) => (e, len),
+            // Where no entry was any more there was none behind it either: the number of snapshots is wrong.
+            _ if empty => break,
+            // With extra data of a usual length it may be one.
+            other => {
+                match USUAL_EXTRA.iter().filter_map(|n| Entry::parse_with(rest, *n)).find(|(e, _)| e.reads_well() && followed(e))
+                {
+                    Some((e, len)) => {
+                        out.mended.push((here, format!("entry {n} does not say how long its extra data is")));
+                        (e, len)
+                    }
+                    None => match other {
+                        Some((e, len)) if e.l1_entries > 0 && followed(&e) && e.extra.len() <= MAX_EXTRA => (e, len),
+                        _ => {
+                            out.broken = Some((here, Error::corrupt(format!("entry {n} of the snapshot table is none"))));
+                            break;
+                        }
+                    },
+                }
+            }
+        };
+        at += len;
+        if entry.extra.len() > MAX_EXTRA {
+            out.mended.push((here, format!("entry {n} has {} bytes of extra data", entry.extra.len())));
+            entry.extra.truncate(KNOWN_EXTRA);
+        }
+        if header.version >= 3 && entry.extra.len() < LEAST_EXTRA {
+            out.mended.push((here, format!("entry {n} has {} bytes of extra data", entry.extra.len())));
+            entry.extra = [entry.vm_state(), header.size].iter().flat_map(|v| v.to_be_bytes()).collect();
+        }
+        out.list.push(entry);
+        out.len = at as u64;
+    }
+    if header.snapshots > MAX_SNAPSHOTS && out.broken.is_none() {
+        out.mended.push((start, format!("{} snapshots are claimed, more than {MAX_SNAPSHOTS}", header.snapshots)));
+    }
+    Ok(out)
 }
 
 /// Refuses a snapshot whose L1 table cannot be where its entry says.

@@ -49,7 +49,7 @@ pub(in crate::engine::format::qcow2) enum Table {
 impl Judge {
     /// What stands for guest data that is lost: zeros, never what the backing file has there. `None` where the version has no way
     /// to say so.
-    fn empty(&self) -> Option<(u64, u64)> {
+    pub(in crate::engine::format::qcow2) fn empty(&self) -> Option<(u64, u64)> {
         match (self.geometry.extended, self.geometry.zero_flag) {
             (true, _) => Some((0, ALL_ZERO)),
             (_, true) => Some((ZERO, 0)),

@@ -7,6 +7,10 @@ rules! {
         "clusters are counted as used, but nothing uses them",
         "Nothing is wrong with the guest's data; the space is lost until it is given back.",
         "The counts are set to what is used, and the space is given back.";
+    BEHIND "behind-the-end" Note Leaks,
+        "clusters behind the end of the file are counted as used",
+        "Nothing is wrong with the guest's data, and nothing is stored there: the file only grows with a gap.",
+        "The counts are set to zero.";
     LOW "refcount-too-low" Corruption All,
         "clusters are used more often than they are counted",
         "The data is still right, but the next write may take these clusters for free ones and overwrite it.",
@@ -19,22 +23,30 @@ rules! {
         "guest data lies where a table of the image is",
         "What the guest reads there is not what it wrote: the table was written over it, or it over the table.",
         "The guest gets a copy of its own of what it reads now, so that neither spoils the other further.";
-    CROSSED "tables-overlap" Corruption No,
+    CROSSED "tables-overlap" Corruption Lossy,
         "two tables of the image lie in the same place",
-        "One of them is overwritten already.",
-        "It cannot be told which of the two is right; copy what can be read: convert --salvage.";
-    CROWDED "compressed-overlap" Corruption No,
+        "One of them is overwritten already, and what it led to is lost; each write to one of them damages the other.",
+        "Each gets a place of its own and leads to what it leads to now; of a snapshot whose own table is found, to that one.";
+    CROWDED "compressed-overlap" Corruption Lossy,
         "compressed guest data lies where a table of the image is",
         "What the guest reads there is damaged, or will be.",
-        "It cannot be told which of the two is right; copy what can be read: convert --salvage.";
-    CUT "cut" Corruption No,
-        "a table of the image reaches beyond the end of the file",
-        "The file was cut short; what the table led to is lost.",
-        "Nothing: get the whole file again.";
-    SNAPSHOT "snapshot" Corruption No,
-        "the snapshot table, or a snapshot's L1 table, cannot be followed",
-        "The snapshot cannot be read; the current state is not concerned.",
-        "Nothing: what the snapshot holds is not known, so no space is given back either. Delete the snapshot, or copy the image.";
+        "What can still be unpacked gets a place of its own; the rest is set to zeros: the guest ranges named are lost.";
+    KEYS "luks-header" Corruption No,
+        "the LUKS header reaches beyond the end of the file, or lies where another structure is",
+        "Without it nothing of the guest's data can be read.",
+        "Nothing: put back a backup of the LUKS header, or get the whole file again.";
+    SNAPSHOT "snapshot" Corruption Lossy,
+        "the snapshot table, or a snapshot's L1 table, is not where it is said to be, and was not found",
+        "What these snapshots hold cannot be read; the current state is not concerned.",
+        "The snapshots are given up: they are taken out of the table, and their clusters count as free.";
+    FOUND "snapshot-found" Corruption All,
+        "the snapshot table, or an L1 table, is not where it is said to be, but was found",
+        "What it leads to cannot be read until the place is put right; nothing is lost.",
+        "The place is put right: of all that could lie there only this one agrees with the refcounts.";
+    ENTRY "snapshot-entry" Corruption All,
+        "entries of the snapshot table lack fields, have too much, or stand for no snapshot",
+        "Programs refuse the image, or show snapshots that are none; no data is concerned.",
+        "The entries get what belongs in them; those that stand for no snapshot are taken out.";
     RESERVED "reserved-bits" Corruption All,
         "table entries have bits set that must be zero",
         "The table was overwritten or belongs to a newer version; where its entries point is doubtful.",

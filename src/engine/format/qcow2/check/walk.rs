@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::engine::error::{Error, Result};
 use crate::engine::format::check::{CheckReport, Rule, Spot};
+use crate::engine::format::qcow2::image::unpack;
 use crate::engine::format::qcow2::stored::Last;
 use crate::engine::format::qcow2::tables::{COMPRESSED, COPIED, OFFSET, ZERO};
 use crate::engine::io::bytes::be64;
@@ -150,7 +151,7 @@ impl Checker {
             Entry { place: at + index * 8, index, entry: first + k * self.geometry.cluster() }
         };
         self.counts.add_run(cluster, run, table.uses, false, |n, _| {
-            self.note(&rules::OVERLAP, &entry(n - cluster), table, report);
+            self.note(self.over(n, &rules::OVERLAP), &entry(n - cluster), table, report);
         });
         if !table.active {
             return;
@@ -195,7 +196,11 @@ impl Checker {
         if judged.entry & COMPRESSED != 0 {
             // Every cluster it touches; the last unit of a file may claim sectors behind its end.
             let (first, end) = self.packed_clusters(judged.entry);
-            self.counts.add_run(first, end - first, table.uses, false, |_, _| self.note(&rules::CROWDED, e, table, report));
+            let mut over = None;
+            self.counts.add_run(first, end - first, table.uses, false, |n, _| over = Some(self.over(n, &rules::CROWDED)));
+            if let Some(rule) = over {
+                self.crowded(rule, e, table, report);
+            }
             return;
         }
         let host = judged.entry & OFFSET;
@@ -212,10 +217,46 @@ impl Checker {
             return;
         }
         if self.counts.add(self.cluster(host), table.uses, false).is_some_and(|b| b.metadata) {
-            self.note(&rules::OVERLAP, e, table, report);
+            self.note(self.over(self.cluster(host), &rules::OVERLAP), e, table, report);
         }
         if table.active && (self.stored.get(self.cluster(host), last) == 1) != (e.entry & COPIED != 0) {
             self.note(&rules::COPIED, e, table, report);
+        }
+    }
+
+    /// The rule that data in `cluster` breaks, where a table is: `rule`, but bitmaps are no longer believed.
+    fn over(&self, cluster: u64, rule: &'static Rule) -> &'static Rule {
+        if self.bitmap_places.contains(cluster) { &rules::BITMAP } else { rule }
+    }
+
+    /// A compressed unit lies where a table is.
+    fn crowded(&self, rule: &'static Rule, e: &Entry, table: &L2Use, report: &mut CheckReport) {
+        self.note(rule, e, table, report);
+        match self.unpacked(e.entry) {
+            Err(why) => self.note_unreadable(e, &why, report),
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                let start = table.start + e.index * self.geometry.cluster();
+                if table.active && start < self.header.size {
+                    report.lose(start, self.geometry.cluster().min(self.header.size - start));
+                }
+            }
+        }
+    }
+
+    fn note_unreadable(&self, e: &Entry, why: &Error, report: &mut CheckReport) {
+        report.note(&rules::UNREADABLE, super::spot(e.place, format!("a compressed cluster: {}", why.why())));
+    }
+
+    /// What a compressed unit holds; `None` when it is no such thing.
+    ///
+    /// Errors: the file cannot be read there.
+    pub(in crate::engine::format::qcow2) fn unpacked(&self, entry: u64) -> Result<Option<Vec<u8>>> {
+        let mut out = vec![0; self.geometry.cluster() as usize];
+        match unpack(&self.dev, self.header.compression, self.geometry.packed(entry), &mut out) {
+            Ok(()) => Ok(Some(out)),
+            Err(e) if e.errno().is_some() => Err(e),
+            Err(_) => Ok(None),
         }
     }
 

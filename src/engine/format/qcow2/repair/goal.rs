@@ -25,6 +25,8 @@ pub(super) struct Goal {
     pub clear: u64,
     /// The bitmaps are given up.
     pub drop_bitmaps: bool,
+    /// Structures that lie where another is get a place of their own.
+    pub apart: bool,
     /// Another width of the refcounts, as a power of two.
     pub order: Option<u32>,
     /// Entries become what version 2 knows: no zero flag.
@@ -35,9 +37,9 @@ impl Goal {
     /// What `repair` does about `report`; what is left, when that is nothing.
     pub(super) fn of(report: &CheckReport, repair: Repair) -> std::result::Result<Goal, Vec<String>> {
         let has = |rule: &'static Rule| report.findings.iter().any(|f| f.rule.id == rule.id);
-        let counts = has(&rules::LOW) || has(&rules::LEAK) || has(&rules::TABLE);
+        let counts = [&rules::LOW, &rules::LEAK, &rules::BEHIND, &rules::TABLE].into_iter().any(has);
         // Where something could not be followed, what it uses looks like lost space.
-        let blind = [&rules::UNREADABLE, &rules::SNAPSHOT, &rules::CUT].into_iter().any(has);
+        let blind = has(&rules::UNREADABLE);
         let doubtful =
             report.findings.iter().any(|f| matches!(f.rule.mend, Mend::Lossy | Mend::No) && f.rule.severity > Severity::Leak);
         let mut left = report.split(repair).1.iter().map(|f| f.rule.title.to_string()).collect::<Vec<_>>();
@@ -49,7 +51,11 @@ impl Goal {
                 left.push("space is not given back while damaged tables may still refer to it: -r all mends them".into());
                 return Err(left);
             }
-            let flags = report.count(Severity::Corruption) == 0;
+            // With the counts lowered flags become wrong that were right, and the other way round.
+            let flags = report.count(Severity::Corruption) == report.count_of(&rules::COPIED);
+            if flags {
+                left.retain(|title| title != rules::COPIED.title);
+            }
             return Ok(Goal { flags, lower: true, counts, ..Goal::default() });
         }
         if blind && has(&rules::TABLE) {
@@ -66,6 +72,7 @@ impl Goal {
             keep_content: doubtful,
             clear: if blind { 0 } else { DIRTY } | if all { CORRUPT } else { 0 },
             drop_bitmaps: has(&rules::BITMAP),
+            apart: [&rules::OVERLAP, &rules::CROSSED, &rules::CROWDED].into_iter().any(has),
             ..Goal::default()
         })
     }

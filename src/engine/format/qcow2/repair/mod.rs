@@ -9,6 +9,9 @@
 //!  4  what nobody uses any more is given back to the host
 //! ```
 //!
+//! Structures that lie in the same place are taken apart: the header and what it names first stay, what leads nowhere else gets a
+//! copy of what it reads now. Snapshots that are nowhere to be found are given up, the others stay.
+//!
 //! Nothing that the old header leads to is written before 4, so a crash leaves the image as it was or repaired, and the undo file
 //! takes it back. Where guest data is lost, what nobody refers to keeps its content: it may be what was lost.
 

@@ -45,6 +45,17 @@ pub(super) struct Remake {
     state: Vec<(u64, u64)>,
 }
 
+/// What is done about the entries of an L2 table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// What lies where it cannot stay is not counted there any more.
+    Apart,
+    /// It is found out what changes.
+    Survey,
+    /// It is written.
+    Write,
+}
+
 /// What becomes of one L2 table.
 #[derive(Default)]
 struct Remade {
@@ -84,9 +95,12 @@ impl Remake {
 
     /// Finds out what changes. Writes nothing.
     pub(super) fn survey(&mut self, tick: Tick<'_>) -> Result<()> {
-        let Goal { entries, flags, version2, .. } = self.room.goal;
+        let Goal { entries, flags, version2, apart, .. } = self.room.goal;
         if !entries && !flags && !version2 {
             return Ok(());
+        }
+        if apart {
+            self.take_apart(tick)?;
         }
         let tables: Vec<(u64, L2Use)> = self.room.checker.tables.iter().map(|(at, t)| (*at, *t)).collect();
         let total = tables.len() as u64;
@@ -96,25 +110,39 @@ impl Remake {
             if read_padded(self.room.checker.dev.as_ref(), at, &mut raw).is_err() {
                 continue;
             }
-            let seen = self.table(&table, &mut raw, false)?;
+            let seen = self.table(&table, &mut raw, Pass::Survey)?;
             self.flags += seen.flags;
             self.stuck += seen.stuck;
             self.zero_entries += seen.zero_entries;
             for cluster in seen.claimed {
                 self.room.claimed.insert(cluster..cluster.saturating_add(1));
             }
-            if seen.changed {
+            if seen.changed || (apart && self.room.checker.crossed.tables.contains(&at)) {
                 self.changed.insert(at);
             }
         }
         let l1 = self.active_l1()?;
-        self.l1 = self.l1_changes(&l1, true);
+        self.l1 = self.l1_changes(&l1, true) || (apart && self.room.checker.crossed.l1);
         for (i, s) in self.room.checker.list.clone().iter().enumerate().filter(|_| entries || version2) {
             if self.room.checker.can_follow(s)
                 && let Ok(l1) = self.l1_table(s.l1_offset, s.l1_entries)
-                && self.l1_changes(&l1, false)
+                && (self.l1_changes(&l1, false) || (apart && self.room.checker.crossed.l1_of.contains(&i)))
             {
                 self.l1_of.insert(i);
+            }
+        }
+        Ok(())
+    }
+
+    /// What guest data has of its uses where tables are, it will not have there: the flags of what stays depend on it.
+    fn take_apart(&mut self, tick: Tick<'_>) -> Result<()> {
+        let tables: Vec<(u64, L2Use)> = self.room.checker.tables.iter().map(|(at, t)| (*at, *t)).collect();
+        let total = tables.len() as u64;
+        let mut raw = vec![0; self.room.checker.geometry.cluster() as usize];
+        for (n, (at, table)) in tables.into_iter().enumerate() {
+            tick(n as u64, total)?;
+            if read_padded(self.room.checker.dev.as_ref(), at, &mut raw).is_ok() {
+                self.table(&table, &mut raw, Pass::Apart)?;
             }
         }
         Ok(())
@@ -128,8 +156,8 @@ impl Remake {
         self.l1_table(self.room.checker.header.l1_offset, self.room.checker.header.l1_entries)
     }
 
-    /// Mends the entries of an L2 table in `raw`. Copies of overlapped data are made only when `write` says so.
-    fn table(&mut self, table: &L2Use, raw: &mut [u8], write: bool) -> Result<Remade> {
+    /// Mends the entries of an L2 table in `raw`, as far as `pass` does.
+    fn table(&mut self, table: &L2Use, raw: &mut [u8], pass: Pass) -> Result<Remade> {
         let g = self.room.checker.geometry;
         let mut out = Remade::default();
         for slot in raw.chunks_exact_mut(g.entry_size()) {
@@ -138,7 +166,7 @@ impl Remake {
             if old == (0, 0) {
                 continue;
             }
-            let new = self.entry(table, old, write, &mut out)?;
+            let new = self.entry(table, old, pass, &mut out)?;
             if new != old {
                 out.changed = true;
                 for (at, value) in [(0, new.0), (8, new.1)] {
@@ -151,8 +179,9 @@ impl Remake {
         Ok(out)
     }
 
-    /// An L2 entry as it should be.
-    fn entry(&mut self, table: &L2Use, old: (u64, u64), write: bool, out: &mut Remade) -> Result<(u64, u64)> {
+    /// An L2 entry as it should be; before it is written, any other one where it will change.
+    fn entry(&mut self, table: &L2Use, old: (u64, u64), pass: Pass, out: &mut Remade) -> Result<(u64, u64)> {
+        let write = pass == Pass::Write;
         let (mut entry, mut bitmap) = old;
         let g = self.room.checker.geometry;
         if self.room.goal.entries {
@@ -182,25 +211,58 @@ impl Remake {
             }
             return Ok((self.zero_cluster(table.uses)?, 0));
         }
-        if plain && self.room.goal.entries && self.room.checker.counts.get(cluster).metadata {
+        if plain && self.room.goal.apart && self.room.checker.counts.get(cluster).metadata {
+            if pass == Pass::Apart {
+                self.room.adjust(host, 1, -i64::from(table.uses));
+            }
             if !g.extended && entry & ZERO != 0 {
                 return Ok((ZERO, 0));
             }
             if !write {
-                // Any other place will do to say that it changes.
                 return Ok((!entry, bitmap));
             }
             let mut bytes = vec![0; g.cluster() as usize];
             read_padded(self.room.checker.dev.as_ref(), host, &mut bytes)?;
-            let at = self.room.place(&bytes, u64::from(table.uses))?;
-            self.room.adjust(host, 1, -i64::from(table.uses));
-            return Ok((at | if table.uses == 1 { COPIED } else { 0 }, bitmap));
+            return Ok((self.copy(&bytes, table)?, bitmap));
+        }
+        if entry & COMPRESSED != 0 && self.room.goal.apart && self.room.is_crowded(entry) {
+            return self.unpack(table, entry, pass, out);
+        }
+        if pass == Pass::Apart {
+            return Ok(old);
         }
         if self.room.goal.flags && table.active && plain {
             entry = entry & !COPIED | if self.room.count(cluster) == 1 { COPIED } else { 0 };
         }
         out.flags += u64::from((entry ^ old.0) & COPIED != 0);
         Ok((entry, bitmap))
+    }
+
+    /// An entry for `bytes` in a place of their own.
+    fn copy(&mut self, bytes: &[u8], table: &L2Use) -> Result<u64> {
+        let at = self.room.place(bytes, u64::from(table.uses))?;
+        Ok(at | if table.uses == 1 { COPIED } else { 0 })
+    }
+
+    /// The entry of a compressed unit that lies where a table is: what can be unpacked gets a cluster of its own.
+    fn unpack(&mut self, table: &L2Use, entry: u64, pass: Pass, out: &mut Remade) -> Result<(u64, u64)> {
+        let checker = &self.room.checker;
+        let (first, end) = checker.packed_clusters(entry);
+        let bytes = checker.unpacked(entry)?;
+        let empty = checker.judge.empty();
+        let bitmap = if checker.geometry.extended { u64::from(u32::MAX) } else { 0 };
+        if pass == Pass::Apart && (bytes.is_some() || empty.is_some()) {
+            (first..end).for_each(|n| self.room.adjust(n << self.room.bits(), 1, -i64::from(table.uses)));
+        }
+        match (bytes, empty) {
+            (Some(bytes), _) if pass == Pass::Write => Ok((self.copy(&bytes, table)?, bitmap)),
+            (Some(_), _) => Ok((!entry, bitmap)),
+            (None, Some(empty)) => Ok(empty),
+            (None, None) => {
+                out.stuck += 1;
+                Ok((entry, 0))
+            }
+        }
     }
 
     /// An entry that points to a cluster of zeros, which others share.
@@ -306,16 +368,25 @@ impl Remake {
         for s in self.l1_of.iter().filter_map(|i| c.list.get(*i)) {
             ranges.push((s.l1_offset, u64::from(s.l1_entries) * 8));
         }
-        if !self.l1_of.is_empty() {
-            ranges.push((c.header.snapshots_offset, table_of(&c.list).len() as u64));
+        if self.relists() {
+            ranges.push((c.header.snapshots_offset, c.table.len));
         }
+        // What was no part of a table may be so because the table is damaged: whole clusters go back to the host.
+        ranges.iter_mut().for_each(|(_, len)| *len = len.next_multiple_of(cluster));
         let length = self.room.dev.len();
         Evidence { length, groups: vec![merged(ranges, length), vec![(0, SECTOR.min(length))]] }
     }
 
     /// Any table goes to a new place.
     fn rewrites(&self) -> bool {
-        self.l1 || !self.changed.is_empty() || !self.l1_of.is_empty()
+        self.l1 || !self.changed.is_empty() || self.relists()
+    }
+
+    /// The snapshot table does.
+    fn relists(&self) -> bool {
+        let Checker { list, table, .. } = &self.room.checker;
+        let damaged = || table.anew || list.iter().any(|s| !self.room.checker.can_follow(s));
+        !table.unreadable && (!self.l1_of.is_empty() || (self.room.goal.entries && damaged()))
     }
 
     /// Writes all of it; the places that tell later whether anything was changed since.
@@ -369,17 +440,8 @@ impl Remake {
             return Ok(None);
         }
         self.tables(tick)?;
-        let mut list = self.room.checker.list.clone();
-        for i in self.l1_of.clone() {
-            if let Some(s) = list.get_mut(i) {
-                s.l1_offset = self.replace_l1(s.l1_offset, s.l1_entries, false)?;
-            }
-        }
-        if !self.l1_of.is_empty() {
-            let bytes = table_of(&list);
-            self.room.adjust(header.snapshots_offset, bytes.len() as u64, -1);
-            header.snapshots_offset = self.room.place(&bytes, 1)?;
-            self.state.push((header.snapshots_offset, bytes.len() as u64));
+        if self.relists() {
+            self.snapshots(header)?;
         }
         if self.l1 {
             header.l1_offset = self.replace_l1(header.l1_offset, header.l1_entries, true)?;
@@ -397,6 +459,29 @@ impl Remake {
         Ok(Some(built))
     }
 
+    /// The snapshot table, with those snapshots that can be followed.
+    fn snapshots(&mut self, header: &mut Header) -> Result<()> {
+        let mut list = Vec::new();
+        for (i, mut s) in self.room.checker.list.clone().into_iter().enumerate() {
+            if self.room.goal.entries && !self.room.checker.can_follow(&s) {
+                continue;
+            }
+            if self.l1_of.contains(&i) {
+                s.l1_offset = self.replace_l1(s.l1_offset, s.l1_entries, false)?;
+            }
+            list.push(s);
+        }
+        self.room.adjust(header.snapshots_offset, self.room.checker.table.len, -1);
+        header.snapshots = list.len() as u32;
+        header.snapshots_offset = 0;
+        if !list.is_empty() {
+            let bytes = table_of(&list);
+            header.snapshots_offset = self.room.place(&bytes, 1)?;
+            self.state.push((header.snapshots_offset, bytes.len() as u64));
+        }
+        Ok(())
+    }
+
     /// The L2 tables that change, and the one that says zeros.
     fn tables(&mut self, tick: Tick<'_>) -> Result<()> {
         let cluster = self.room.checker.geometry.cluster();
@@ -406,7 +491,7 @@ impl Remake {
             tick(n as u64, total)?;
             let Some(table) = self.room.checker.tables.get(&at).copied() else { continue };
             read_padded(self.room.checker.dev.as_ref(), at, &mut raw)?;
-            self.table(&table, &mut raw, true)?;
+            self.table(&table, &mut raw, Pass::Write)?;
             let new = self.room.place(&raw, u64::from(table.uses))?;
             self.room.adjust(at, 1, -i64::from(table.uses));
             self.moved.insert(at, new);

@@ -89,6 +89,12 @@ impl Room {
         }
     }
 
+    /// A compressed unit touches a cluster where a table is.
+    pub(super) fn is_crowded(&self, entry: u64) -> bool {
+        let (first, end) = self.checker.packed_clusters(entry);
+        (first..end).any(|n| self.checker.counts.get(n).metadata)
+    }
+
     fn is_free(&mut self, cluster: u64) -> bool {
         let unused =
             self.checker.counts.get(cluster).uses == 0 && !self.adjust.contains_key(&cluster) && !self.claimed.contains(cluster);
