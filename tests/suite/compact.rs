@@ -82,6 +82,23 @@ fn snapshots_keep_what_is_theirs_when_compacted() {
 }
 
 #[test]
+fn compressed_clusters_do_not_go_where_others_have_just_left() {
+    let dir = dir();
+    let image = dir.path().join("a.qcow2");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", s(&image), "1M"]);
+    // Room in front, plain clusters that move there, and behind them compressed ones: the run that these get begins in what is left
+    // of the room, and must end before what the plain ones leave, which the file still uses.
+    qemu_io("qcow2", &image, &["write -P 1 0 64k", "write -P 2 64k 32k"]);
+    let packed: Vec<String> = (0..8).map(|i| format!("write -c -P {} {}k 4k", 10 + i, 96 + 4 * i)).collect();
+    qemu_io("qcow2", &image, &packed.iter().map(String::as_str).collect::<Vec<_>>());
+    qemu_io("qcow2", &image, &["discard 0 64k"]);
+    let want = qemu_content("qcow2", &image);
+    ok(dir.path(), &["compact", "a.qcow2"]);
+    run("qemu-img", &["check", "-q", s(&image)]);
+    assert!(qemu_content("qcow2", &image) == want && content(&image) == want);
+}
+
+#[test]
 fn zeros_that_snapshots_share_are_given_back_too() {
     let dir = dir();
     let cwd = dir.path();

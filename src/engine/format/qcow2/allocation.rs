@@ -133,7 +133,7 @@ impl Allocator {
                 continue;
             }
             let mut count = 0;
-            while count < want.max(1) && self.refs.has_block(start + count) && self.refs.get(start + count)? == 0 {
+            while count < want.max(1) && self.refs.has_block(start + count) && self.is_free(start + count)? {
                 if self.metadata.contains(start + count) {
                     return Err(self.overlap(start + count));
                 }
