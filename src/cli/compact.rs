@@ -32,7 +32,7 @@ pub(super) struct Args {
     free_space: bool,
 
     /// Do it in a copy of the file, which takes its name when it is complete and durable: until then the image is as it was. Needs
-    /// room for both; owner and mode are kept
+    /// room for both; owner, mode, ACLs and extended attributes are kept
     #[arg(long)]
     copy: bool,
 

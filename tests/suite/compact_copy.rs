@@ -38,7 +38,8 @@ fn a_copy_has_all_that_the_image_had_and_is_smaller() {
         let (bytes, want, told) = (std::fs::read(&image).unwrap(), all_states(&image), info(&image));
         let beside = names(cwd);
         let plan = ok(cwd, &["compact", "--dry-run", "--copy", "a.qcow2"]);
-        for words in ["compact a.qcow2 by copy", "needed", "free on", "copied beside it", "its owner and mode"] {
+        for words in ["compact a.qcow2 by copy", "needed", "free on", "copied beside it", "its owner, mode, ACLs and attributes"]
+        {
             assert!(plan.contains(words), "{words} is not in\n{plan}");
         }
         assert!(std::fs::read(&image).unwrap() == bytes && names(cwd) == beside);
@@ -77,6 +78,40 @@ fn an_overlay_its_base_and_a_link_stay_what_they_are() {
     assert!(qemu_content("qcow2", &top) == want);
     assert_eq!(info(&top)["backing-filename"], "base.qcow2");
     run("qemu-img", &["check", "-q", s(&top)]);
+}
+
+/// Runs a line of Python, which knows extended attributes without a tool that may not be there.
+fn python(line: &str, path: &Path) -> String {
+    let out =
+        Command::new("python3").args(["-c", &format!("import os, sys; p = sys.argv[1]; {line}")]).arg(path).output().unwrap();
+    assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
+fn acls_and_attributes_come_along_and_those_of_the_folder_do_not() {
+    let d = dir();
+    let cwd = d.path();
+    let image = cwd.join("a.qcow2");
+    full_of_holes(&image, "cluster_size=4k", 4096);
+    std::fs::set_permissions(&image, PermissionsExt::from_mode(0o640)).unwrap();
+    let all = || python("print([(n, os.getxattr(p, n)) for n in sorted(os.listxattr(p))])", &image);
+    let mode = || std::fs::metadata(&image).unwrap().mode() & 0o7777;
+    // An ACL as the kernel keeps it (version 2, then tag, permissions and id of each entry): one user and one mask more.
+    let acl = "import struct; acl = struct.pack('<I', 2) + b''.join(struct.pack('<HHI', *e) for e in [(1, 6, 2**32 - 1), \
+               (2, 4, 12345), (4, 4, 2**32 - 1), (16, 4, 2**32 - 1), (32, 0, 2**32 - 1)])";
+    // The folder gives it to what is made in it, which the copy is.
+    python(&format!("{acl}; os.setxattr(p, 'system.posix_acl_default', acl)"), cwd);
+    let (before, bits) = (all(), mode());
+    ok(cwd, &["compact", "--copy", "a.qcow2"]);
+    assert_eq!((all(), mode()), (before, bits), "the folder's");
+    python(&format!("{acl}; os.setxattr(p, 'user.note', b'kept'); os.setxattr(p, 'system.posix_acl_access', acl)"), &image);
+    let (before, bits) = (all(), mode());
+    assert!(before.contains("posix_acl_access") && before.contains("user.note"), "{before}");
+    let ino = std::fs::metadata(&image).unwrap().ino();
+    ok(cwd, &["compact", "--copy", "a.qcow2"]);
+    assert!(std::fs::metadata(&image).unwrap().ino() != ino);
+    assert_eq!((all(), mode()), (before, bits), "its own");
 }
 
 /// Runs `cowshed compact --copy a.qcow2` in `cwd` with strace's `inject`.

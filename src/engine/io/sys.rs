@@ -1,7 +1,7 @@
 //! The few system calls the standard library does not have. The only place with `unsafe`.
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -201,6 +201,45 @@ pub fn local_time(seconds: i64) -> [i32; 6] {
         return [0; 6];
     }
     [tm.tm_year.saturating_add(1900), tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec]
+}
+
+/// Extended attributes by name, ACLs and labels among them; none where the filesystem has none.
+pub fn attributes(file: &File) -> io::Result<Vec<(CString, Vec<u8>)>> {
+    // SAFETY: a null buffer of length 0 asks for the length alone.
+    let len = unsafe { libc::flistxattr(file.as_raw_fd(), std::ptr::null_mut(), 0) };
+    let mut names = match usize::try_from(len) {
+        Ok(len) => vec![0u8; len],
+        Err(_) => {
+            let e = io::Error::last_os_error();
+            return if e.raw_os_error() == Some(libc::ENOTSUP) { Ok(Vec::new()) } else { Err(e) };
+        }
+    };
+    // SAFETY: names is valid for writing its length.
+    let len = unsafe { libc::flistxattr(file.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
+    names.truncate(usize::try_from(len).map_err(|_| io::Error::last_os_error())?);
+    let mut all = Vec::new();
+    for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
+        let name = CString::new(name)?;
+        // SAFETY: name is NUL-terminated; a null buffer of length 0 asks for the length alone.
+        let len = unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), std::ptr::null_mut(), 0) };
+        let mut value = vec![0u8; usize::try_from(len).map_err(|_| io::Error::last_os_error())?];
+        // SAFETY: name is NUL-terminated and value is valid for writing its length.
+        let len = unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        value.truncate(usize::try_from(len).map_err(|_| io::Error::last_os_error())?);
+        all.push((name, value));
+    }
+    Ok(all)
+}
+
+/// Sets an extended attribute, or removes it (`None`).
+pub fn set_attribute(file: &File, name: &CStr, value: Option<&[u8]>) -> io::Result<()> {
+    check(match value {
+        // SAFETY: name is NUL-terminated and value is valid for reading its length.
+        Some(v) => unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), v.as_ptr().cast(), v.len(), 0) },
+        // SAFETY: name is NUL-terminated.
+        None => unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) },
+    })
+    .map(drop)
 }
 
 /// Bytes free to us on the filesystem that holds `path`.

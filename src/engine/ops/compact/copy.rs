@@ -4,7 +4,7 @@
 //! The image itself is held and only read until the rename, so a crash at any time leaves the old file or the new one, whole; what was
 //! begun lies under a partial name ([`Stage`] has the order), and the next attempt removes it.
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -78,8 +78,10 @@ pub(super) fn plan(image: &Path, chain: &Chain, dev: &dyn ReadAt, plan: &mut Pla
     plan.read_bytes = plan.read_bytes.saturating_add(used.likely);
     plan.write_bytes = used;
     plan.freed_bytes = taken.saturating_sub(used.worst);
-    plan.writes =
-        vec![PlanFile { path: image.into(), what: format!("{format} image, replaced by a copy with its owner and mode") }];
+    plan.writes = vec![PlanFile {
+        path: image.into(),
+        what: format!("{format} image, replaced by a copy with its owner, mode, ACLs and attributes"),
+    }];
     plan.steps.push(format!(
         "the {} of the file that are used are copied beside it, and what follows is done there",
         about(used.likely)
@@ -101,6 +103,28 @@ fn next(dev: &dyn ReadAt, mut at: u64) -> Result<Option<Chunk>> {
     Ok(None)
 }
 
+/// Gives `to` the extended attributes of `from`, which is the image: ACLs, labels and whatever else is kept in them. What the folder
+/// gave it and `from` has not goes.
+fn carry(image: &Path, from: &File, to: &File, meta: &Metadata) -> Result<()> {
+    let all = sys::attributes(from).op("read its extended attributes").path(image)?;
+    for (name, _) in sys::attributes(to).op("compact by copy").path(image)? {
+        if name.as_bytes().starts_with(b"system.posix_acl") && all.iter().all(|(n, _)| *n != name) {
+            sys::set_attribute(to, &name, None).op("compact by copy").path(image)?;
+            to.set_permissions(meta.permissions()).op("compact by copy").path(image)?;
+        }
+    }
+    for (name, value) in all {
+        // The kernel makes these anew.
+        if name.as_bytes().starts_with(b"security.ima") || name.as_bytes().starts_with(b"security.evm") {
+            continue;
+        }
+        if let Err(e) = sys::set_attribute(to, &name, Some(&value)) {
+            return Err(no(image, format!("its attribute {} cannot be given to a copy ({e})", name.to_string_lossy())));
+        }
+    }
+    Ok(())
+}
+
 /// A copy, under a partial name, of the file `old`, which is the image at `image` and is held.
 ///
 /// Errors: it cannot be done by copy; reading or writing failed. Nothing is left of it then.
@@ -112,8 +136,11 @@ pub(super) fn copied(image: &Path, chain: &Chain, old: &WriteDevice, job: &JobCo
     if (made.uid(), made.gid()) != (meta.uid(), meta.gid()) {
         return Err(not_ours(image));
     }
-    job.progress.set_phase("copying");
     let new = stage.image();
+    if let (Some(from), Some(to)) = (old.as_file(), new.as_file()) {
+        carry(image, from.file(), to.file(), &meta)?;
+    }
+    job.progress.set_phase("copying");
     new.set_len(old.len())?;
     let copy = |chunk: Chunk, buffers: &mut Buffers| {
         let data = buffers.0.get_mut(..chunk.len as usize).unwrap_or_default();
