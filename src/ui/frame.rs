@@ -183,7 +183,8 @@ fn footer(c: &mut Canvas<'_>, area: Rect) {
     let hint = |r: &'static Command| keymap.keys(r).first().map(|k| (k.to_string(), r));
     // What works everywhere gives way where there is little room: the screen's own keys are what nobody can guess.
     let narrow = area.width < 100;
-    let left = c.m.screen == Screen::Jobs && c.m.jobs.selected_left().is_some();
+    let interrupted = c.m.jobs.selected_left().filter(|_| c.m.screen == Screen::Jobs);
+    let (left, anew) = (interrupted.is_some(), interrupted.is_some_and(|l| l.why_not.is_some()));
     let kept = |r: &&'static Command| match (r.action, r.scope) {
         (Action::Back, _) => !narrow && (r.enabled)(c.m).is_ok(),
         // One key is enough to say that it can be resumed.
@@ -196,6 +197,7 @@ fn footer(c: &mut Canvas<'_>, area: Rect) {
     let (last, first): (Vec<_>, Vec<_>) = hints.partition(|(_, r)| r.scope == Scope::Global);
     let paused = c.m.selected_job().is_some_and(|j| j.view.state == JobState::Paused);
     let title = |r: &'static Command| match r.action {
+        Action::RetryJob if anew => "begin anew…",
         Action::RetryJob if left => "resume",
         Action::PauseJob if paused => "resume",
         Action::CancelJob if left => "discard…",

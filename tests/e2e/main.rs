@@ -199,6 +199,30 @@ fn ascii_and_no_color_are_honoured() {
     assert!(styled.contains("\x1b[1m"), "but bold is there");
 }
 
+#[test]
+fn a_light_terminal_gets_the_light_theme() {
+    let dir = tempfile::tempdir().unwrap();
+    images(dir.path());
+    let mut t = Tmux::shell(100, 30, dir.path());
+    // The theme for light terminals has colours of its own, the other one has the terminal's 16.
+    let many = |t: &Tmux| {
+        let styled = t.styled();
+        styled.split("8;5;").skip(1).filter_map(|s| s.split(['m', ';']).next()?.parse().ok()).any(|n: u32| n >= 16)
+    };
+    for (colour, light) in [("#fdf6e3", true), ("#1e1e2e", false), ("default", false)] {
+        t.background(colour);
+        t.text(&format!("clear; {} .", env!("CARGO_BIN_EXE_cowshed")));
+        t.keys(&["Enter"]);
+        t.wait_for("5 images");
+        assert_eq!(many(&t), light, "{colour}: {}", t.styled());
+        // Nothing of the terminal's answer was taken for a key: no notice, no dialog, no other screen or order.
+        let screen = t.screen();
+        assert!(screen.contains("sort: name") && !screen.contains('▲') && screen.contains("Enter open"), "{screen}");
+        t.keys(&["q"]);
+        t.wait_for_not("5 images");
+    }
+}
+
 /// Bytes that files take on the host.
 fn on_disk(path: &Path) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path).unwrap()) * 512

@@ -103,6 +103,10 @@ impl Tmux {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+    /// Another background, which it tells who asks.
+    pub(crate) fn background(&mut self, colour: &str) {
+        self.tmux(&["set-option", "-g", "window-style", &format!("bg={colour}")]);
+    }
     /// A flag of the pane.
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.tmux(&["display-message", "-p", &format!("#{{{name}}}")]).trim() == "1"

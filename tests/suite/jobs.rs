@@ -265,8 +265,10 @@ fn paused_from_outside_killed_and_resumed_to_an_identical_result() {
 
     let left = listed(dir.path());
     assert_eq!((left.len(), left[0]["id"].as_str(), &left[0]["pid"]), (1, Some(key.as_str()), &serde_json::Value::Null));
-    // From another folder: the record means the same there.
-    told(program(dir.path()).current_dir("/").args(["jobs", "resume", &key]));
+    // From another folder: the record means the same there, and it goes on instead of beginning anew.
+    let out = program(dir.path()).current_dir("/").args(["jobs", "resume", &key]).output().unwrap();
+    let log = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success() && log.contains("goes on at"), "{log}");
     assert!(std::fs::read(dir.path().join("out")).unwrap() == bytes);
     assert!(listed(dir.path()).is_empty());
     assert!(told(program(dir.path()).args(["jobs", "history"])).contains("convert src to out"));

@@ -95,7 +95,8 @@ fn of_left(c: &Canvas<'_>, left: &LeftRow, room: usize) -> Vec<Line<'static>> {
     let updated = date(i64::try_from(r.updated).unwrap_or(0));
     sheet.add("last seen", &format!("{updated} UTC, process {}", r.pid), Role::Text);
     sheet.add("command", &printable(&format!("cowshed {}", r.resumed().command().join(" "))), Role::Text);
-    sheet.add("keys", "R or Space resumes, x discards it and removes what it had written", Role::Dim);
+    let goes = if left.why_not.is_some() { "begins anew" } else { "resumes" };
+    sheet.add("keys", &format!("R or Space {goes}, x discards it and removes what it had written"), Role::Dim);
     sheet.out
 }
 

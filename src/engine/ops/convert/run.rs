@@ -153,8 +153,10 @@ fn essence(spec: &ConvertSpec) -> ConvertSpec {
     ConvertSpec { resume: false, threads: None, rate: None, ..spec.clone().absolute() }
 }
 
+/// By absolute paths, so that it can be gone on with from any folder.
 fn fingerprint(sources: &Sources) -> Vec<(PathBuf, u64, u64, u64, i64, i64)> {
-    sources.fingerprint().into_iter().map(|(p, id, len, s, ns)| (p, id.dev, id.ino, len, s, ns)).collect()
+    let full = |p: PathBuf| std::path::absolute(&p).unwrap_or(p);
+    sources.fingerprint().into_iter().map(|(p, id, len, s, ns)| (full(p), id.dev, id.ino, len, s, ns)).collect()
 }
 
 /// Worker threads: while some wait for the disk, others compute.
