@@ -429,3 +429,33 @@ fn damage_is_an_error_and_never_a_crash() {
         assert!(begin.elapsed().as_secs() < 240, "{options}: {:?}", begin.elapsed());
     }
 }
+
+/// A filesystem that lies in an overlay, or in a disk of several files, which gets more of them.
+#[test]
+fn guests_in_overlays_and_in_split_disks_grow() {
+    let d = dir();
+    let at = |name: &str| d.path().join(name);
+    set_len(&at("base.raw"), 40 << 20);
+    run("mke2fs", &["-q", "-F", "-t", "ext4", s(&at("base.raw"))]);
+    qemu_img(&format!("convert -f raw -O qcow2 {} {}", s(&at("base.raw")), s(&at("base.qcow2"))));
+    let base = std::fs::read(at("base.qcow2")).unwrap();
+    qemu_img(&format!("create -f qcow2 -b {} -F qcow2 {}", s(&at("base.qcow2")), s(&at("over.qcow2"))));
+    qemu_img(&format!(
+        "convert -f raw -O vmdk -o subformat=twoGbMaxExtentSparse {} {}",
+        s(&at("base.raw")),
+        s(&at("split.vmdk"))
+    ));
+    for (image, megabytes) in [("over.qcow2", 100u64), ("split.vmdk", 3000)] {
+        let size = format!("{megabytes}M");
+        let out = cowshed_in(d.path(), &["resize", "--grow-guest", image, &size]);
+        assert!(out.status.success(), "{image}: {}", String::from_utf8_lossy(&out.stderr));
+        let flat = at("flat");
+        qemu_img(&format!("convert -O raw {} {}", s(&at(image)), s(&flat)));
+        assert_eq!(complaints(&flat, "ext4"), "", "{image}");
+        let facts = facts(&flat);
+        let spans = facts["Block count"].parse::<u64>().unwrap() * facts["Block size"].parse::<u64>().unwrap();
+        assert_eq!(spans, megabytes << 20, "{image}");
+    }
+    assert!(std::fs::read(at("base.qcow2")).unwrap() == base, "what it stands on is as it was");
+    assert!(at("split-s002.vmdk").exists());
+}

@@ -200,7 +200,8 @@ fn root(inside: &Inside, out: &mut Readiness) {
             (_, true) => Finding::advice(
                 "root can grow",
                 format!("{} is a logical volume: cloud-init grows only its partition", place.volume),
-            ),
+            )
+            .by_hand("cowshed resize --grow-guest grows it with the disk, or pvresize and lvextend in the guest"),
             (Some((how, from)), false) => {
                 Finding::yes("root can grow", format!("{} is last; {how} is there", place.volume)).from(from)
             }
@@ -208,8 +209,10 @@ fn root(inside: &Inside, out: &mut Readiness) {
                 Finding::yes("root can grow", "it fills a disk without partitions")
             }
             (None, false) => {
-                Finding::advice("root can grow", format!("{} is last, but nothing grows it (growpart)", place.volume))
-                    .by_hand("install cloud-guest-utils or cloud-utils-growpart in the guest")
+                Finding::advice("root can grow", format!("{} is last, but nothing grows it (growpart)", place.volume)).by_hand(
+                    "cowshed resize --grow-guest grows it with the disk, or install cloud-guest-utils or \
+                         cloud-utils-growpart in the guest",
+                )
             }
         }
     };
