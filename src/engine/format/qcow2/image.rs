@@ -39,6 +39,8 @@ pub struct Opened {
     /// Asked for once: it may read all refcounts.
     sparse: OnceLock<bool>,
     snapshots: Vec<snapshots::Entry>,
+    /// Snapshots, by their number, whose L1 table cannot be where it is said to be. Readers of the disk are not concerned.
+    damaged: Vec<(usize, Error)>,
     /// The bitmaps that can be relied on.
     bitmaps: Vec<bitmaps::Entry>,
     /// The reference to what the image stands on.
@@ -68,7 +70,12 @@ impl Opened {
             }
         }
         let data = header.external_data().then(|| open_data(&source, &ext));
-        let snapshots = snapshots::read(dev.as_ref(), &header)?;
+        let snapshots = snapshots::read_table(dev.as_ref(), &header)?;
+        let damaged: Vec<(usize, Error)> = snapshots
+            .iter()
+            .enumerate()
+            .filter_map(|(i, s)| Some((i, snapshots::check(s, dev.as_ref(), &header).err()?)))
+            .collect();
         let trusted = header.autoclear & BITMAPS != 0;
         let directory = ext.bitmaps(&header)?;
         let bitmaps = match &directory {
@@ -77,6 +84,7 @@ impl Opened {
         };
         let encryption = encryption::read(dev.as_ref(), &header, &ext)?;
         let mut warnings = warnings(&header, &ext, directory.is_some() && !trusted);
+        warnings.extend(damaged.iter().map(|(_, e)| format!("a snapshot cannot be read: {}", e.why())));
         if let Some(Err(e)) = &data {
             warnings.push(format!("its content cannot be read: {e}"));
         }
@@ -100,6 +108,7 @@ impl Opened {
             refcounts: Refcounts::of(&header),
             sparse: OnceLock::new(),
             snapshots,
+            damaged,
             bitmaps,
             backing: ext.backing_name().map(|name| BackingRef {
                 names: vec![name],
@@ -109,6 +118,14 @@ impl Opened {
             description: Arc::new(description),
         };
         Ok((header, opened))
+    }
+
+    /// Refuses what must not be written to: where a snapshot lies that nobody finds, anything may be written over it.
+    pub fn writable(&self) -> Result<()> {
+        match self.damaged.first() {
+            None => Ok(()),
+            Some((_, e)) => Err(e.clone()),
+        }
     }
 
     /// The file guest data is in, with its index among the image's files.
@@ -345,12 +362,16 @@ impl Image for Qcow2 {
 
     fn snapshot(&self, which: &str) -> Result<Arc<dyn Image>> {
         let list = &self.opened.snapshots;
-        let found = list.iter().find(|s| s.id == which.as_bytes()).or_else(|| list.iter().find(|s| s.name == which.as_bytes()));
-        let Some(s) = found else {
+        let find = |same: &dyn Fn(&snapshots::Entry) -> bool| list.iter().enumerate().find(|(_, s)| same(s));
+        let found = find(&|s| s.id == which.as_bytes()).or_else(|| find(&|s| s.name == which.as_bytes()));
+        let Some((i, s)) = found else {
             let names: Vec<_> = list.iter().map(|s| String::from_utf8_lossy(&s.name).into_owned()).collect();
             let hint = if names.is_empty() { "it has no snapshots".into() } else { format!("it has: {}", names.join(", ")) };
             return Err(Error::usage(format!("there is no snapshot '{which}'")).hint(hint));
         };
+        if let Some((_, e)) = self.opened.damaged.iter().find(|(n, _)| *n == i) {
+            return Err(e.clone());
+        }
         Ok(Arc::new(Qcow2 {
             opened: self.opened.clone(),
             size: s.disk_size().unwrap_or(self.size),

@@ -2,7 +2,7 @@
 
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::io::bytes::{be16, be32, be64};
-use crate::engine::io::{ReadAt, past_end, read_up_to};
+use crate::engine::io::{ReadAt, read_up_to};
 use crate::engine::limits::{MAX_L1_BYTES, MAX_SNAPSHOT_TABLE, MAX_SNAPSHOTS};
 use crate::engine::model::Snapshot;
 
@@ -268,10 +268,12 @@ pub fn check(s: &Entry, dev: &dyn ReadAt, header: &Header) -> Result<()> {
         return Err(Error::corrupt(format!(
             "snapshot '{name}' has an L1 table of {} entries at {:#x}",
             s.l1_entries, s.l1_offset
-        )));
+        ))
+        .hint("look with cowshed check, repair with check -r all"));
     }
     if s.l1_offset.saturating_add(bytes) > dev.len() {
-        return Err(past_end(dev, s.l1_offset, bytes).op(format!("look for the L1 table of snapshot '{name}'")));
+        let why = format!("snapshot '{name}' has an L1 table at {:#x}, and the file ends at {:#x}", s.l1_offset, dev.len());
+        return Err(Error::new(ErrorKind::Truncated, why).hint("look with cowshed check, repair with check -r all"));
     }
     Ok(())
 }

@@ -95,6 +95,7 @@ impl Writer {
         let path = source.path.clone();
         let (header, opened) = Opened::open(source).path(&path)?;
         refuse(&header, &opened).path(&path)?;
+        opened.writable().path(&path)?;
         let data = match &opened.data_name {
             Some(name) => Some(other(&path, name)?),
             None => None,

@@ -72,6 +72,7 @@ impl Editor {
     pub fn open_any(dev: WriteDevice, source: Source) -> Result<Editor> {
         let (header, opened) = Opened::open(source)?;
         refuse(&header)?;
+        opened.writable()?;
         let reader: Device = dev.clone();
         let (_, ext) = read_head(&reader)?;
         let l1 = read_l1(&reader, header.l1_offset, header.l1_entries)?;
