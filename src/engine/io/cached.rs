@@ -9,8 +9,8 @@ use crate::engine::error::Result;
 
 /// Bytes of a block.
 const BLOCK: u64 = 32 << 10;
-/// Blocks kept, at most: 8 MiB.
-const MOST: usize = 256;
+/// Blocks kept, at most: 4 MiB.
+const MOST: usize = 128;
 
 /// `inner`, which nobody writes while this is in use.
 pub struct Cached {

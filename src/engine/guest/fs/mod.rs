@@ -19,6 +19,7 @@ mod refuse;
 mod scrub;
 mod write;
 mod xfs;
+mod xfs_check;
 mod xfs_grow;
 mod xfs_scrub;
 mod xfs_write;

@@ -14,7 +14,7 @@ use crate::engine::guest::fs::{self, FileType, GuestFs, Scrubbed, Traces};
 use crate::engine::guest::recognise::FsKind;
 use crate::engine::guest::sanitize::find::Survey;
 use crate::engine::guest::sanitize::{Edit, Operation};
-use crate::engine::guest::tree::Guest;
+use crate::engine::guest::tree::{Guest, Mount};
 use crate::engine::guest::volumes::{Volume, volumes};
 use crate::engine::io::cached::Cached;
 use crate::engine::io::draft::{Changed, Draft};
@@ -73,26 +73,19 @@ pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Re
     let mut volumes: Vec<usize> = guest.mounts.iter().filter(|m| writable(m.fs.as_ref())).map(|m| m.volume).collect();
     volumes.sort_unstable();
     volumes.dedup();
-    let mut free = BTreeMap::new();
-    for v in &volumes {
-        job.checkpoint()?;
-        let (Some(volume), Some(m)) = (guest.layout.volumes.get(*v), guest.mounts.iter().find(|m| m.volume == *v)) else {
-            continue;
-        };
-        let wrong = m.fs.check().op("check").map_err(|e| about(volume, e))?;
-        if let Some(first) = wrong.first() {
-            return Err(about(volume, Error::corrupt(format!("its check finds: {first}")))
-                .hint("have e2fsck or xfs_repair mend it first"));
+    let (mut survey, mut needles) = (Survey::new(&guest), Needles::default());
+    let damaged = |what: &str| Error::corrupt(format!("its check finds: {what}")).hint("have e2fsck or xfs_repair mend it first");
+    while_checked(&guest, &volumes, &damaged, job, || {
+        for operation in wish.operations {
+            job.checkpoint()?;
+            let entry = look(operation, &mut survey, &mut needles)?;
+            report.operations.push(entry);
         }
-        free.insert(*v, free_ranges(volume, m.fs.as_ref())?);
-    }
-    job.progress.set_phase("looking");
-    let mut survey = Survey::new(&guest);
-    let mut needles = Needles::default();
-    for operation in wish.operations {
-        job.checkpoint()?;
-        let entry = look(operation, &mut survey, &mut needles)?;
-        report.operations.push(entry);
+        Ok(())
+    })?;
+    let mut free = BTreeMap::new();
+    for (volume, m, v) in volumes.iter().filter_map(|v| on_volume(&guest, *v)) {
+        free.insert(v, free_ranges(volume, m.fs.as_ref())?);
     }
     let targets = targets(&survey, &mut report)?;
     drop(survey);
@@ -121,6 +114,8 @@ pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Re
             report.volumes.push(format!("{}: swap, wiped but for its header", volume.name));
         }
     }
+    // Its readers keep what they read in memory.
+    drop(guest);
     job.progress.set_phase("verifying the plan");
     verify(&draft, wish, &volumes, &mut report, job)?;
     let changed = draft.changes();
@@ -364,18 +359,20 @@ fn verify(draft: &Arc<Draft>, wish: &Wish<'_>, volumes: &[usize], report: &mut R
     };
     let device: Device = draft.clone();
     let guest = Guest::open(&device)?;
-    for v in volumes {
-        job.checkpoint()?;
-        let (Some(volume), Some(m)) = (guest.layout.volumes.get(*v), guest.mounts.iter().find(|m| m.volume == *v)) else {
-            return Err(defect("a filesystem of the guest is no longer found".into()));
-        };
-        let wrong = m.fs.check().map_err(|e| about(volume, e))?;
-        if let Some(first) = wrong.first() {
-            return Err(about(volume, defect(format!("the check of the changed filesystem finds: {first}"))));
-        }
+    if volumes.iter().any(|v| on_volume(&guest, *v).is_none()) {
+        return Err(defect("a filesystem of the guest is no longer found".into()));
+    }
+    let wrong = |what: &str| defect(format!("the check of the changed filesystem finds: {what}"));
+    while_checked(&guest, volumes, &wrong, job, || nothing_left(&guest, wish, report, &defect))?;
+    for (volume, m, _) in volumes.iter().filter_map(|v| on_volume(&guest, *v)) {
         report.volumes.push(format!("{}: {}, checked before and after", volume.name, m.fs.info().kind.name()));
     }
-    let survey = Survey::new(&guest);
+    Ok(())
+}
+
+/// No operation finds anything left to do.
+fn nothing_left(guest: &Guest, wish: &Wish<'_>, report: &mut Report, defect: &dyn Fn(String) -> Error) -> Result<()> {
+    let survey = Survey::new(guest);
     for (operation, entry) in wish.operations.iter().zip(&mut report.operations) {
         let left = (operation.find)(&survey).op(operation.id)?;
         for c in &left.changes {
@@ -389,4 +386,33 @@ fn verify(draft: &Arc<Draft>, wish: &Wish<'_>, volumes: &[usize], report: &mut R
         }
     }
     Ok(())
+}
+
+/// The volume numbered `v`, and what is mounted from it.
+fn on_volume(guest: &Guest, v: usize) -> Option<(&Volume, &Mount, usize)> {
+    Some((guest.layout.volumes.get(v)?, guest.mounts.iter().find(|m| m.volume == v)?, v))
+}
+
+/// Does `rest` while the filesystems on `volumes` are checked beside it. Where a check finds something, that is the error (as `wrong`
+/// words it), whatever came of the rest: it may have read what is damaged.
+fn while_checked<T>(
+    guest: &Guest,
+    volumes: &[usize],
+    wrong: &(dyn Fn(&str) -> Error + Sync),
+    job: &JobContext,
+    rest: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let check = || {
+        volumes.iter().filter_map(|v| on_volume(guest, *v)).try_for_each(|(volume, m, _)| {
+            job.checkpoint()?;
+            let found = m.fs.check().op("check").map_err(|e| about(volume, e))?;
+            found.first().map_or(Ok(()), |first| Err(about(volume, wrong(first))))
+        })
+    };
+    std::thread::scope(|s| {
+        let checked = s.spawn(check);
+        let done = rest();
+        checked.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "the check of a filesystem gave up")))?;
+        done
+    })
 }

@@ -1,0 +1,452 @@
+//! A quick check of XFS, in one pass over the inodes and little memory: one bit for each block, 24 bytes for each inode in use,
+//! and with reverse mappings 64 for each extent.
+//!
+//! It only answers whether everything agrees. Where anything does not, or is of a kind it does not know (shared extents, quotas,
+//! realtime), [`sound`] doubts, and the crate's full check is asked, which takes many times the memory.
+//! What must agree is in "XFS Algorithms & Data Structures", chapters 13 (allocation groups) to 20 (directories).
+
+use fs_xfs::ag_btree::{Shape, walk_blocks};
+use fs_xfs::agfl::Agfl;
+use fs_xfs::alloc_btree::{FreeExtent, Order, decode_free_extent};
+use fs_xfs::inode::{FileType, Format, Inode};
+use fs_xfs::inode_btree::{INODES_PER_CHUNK, InodeChunk, Which};
+use fs_xfs::rmap::{OFF_ATTR_FORK, OFF_BMBT_BLOCK, OWN_AG, OWN_FS, OWN_INOBT, OWN_INODES, OWN_LOG, OWN_REFC, Rmap};
+use fs_xfs::{Filesystem, Superblock};
+
+use crate::engine::io::bytes::{be16, be32, be64};
+
+/// Feature bit: the AGI counts the blocks of its trees.
+const COUNTS_INODE_BLOCKS: u32 = 8;
+/// Feature bit: the superblock's counters are brought up to date when it is unmounted.
+const LAZY_COUNTERS: u32 = 2;
+/// Where the AGI counts the blocks of its two trees.
+const AGI_BLOCKS: usize = 336;
+/// Version bits that only the first superblock gets, when they are first needed: attributes and quotas.
+const LATE: u16 = 0x0010 | 0x0040;
+
+/// Something does not agree, or is not understood.
+pub(super) struct Doubt;
+
+type Sound = Result<(), Doubt>;
+
+impl From<fs_xfs::Error> for Doubt {
+    fn from(_: fs_xfs::Error) -> Self {
+        Doubt
+    }
+}
+
+fn require(true_of_sound: bool) -> Sound {
+    if true_of_sound { Ok(()) } else { Err(Doubt) }
+}
+
+/// Errors: it is not certain that `fs` is sound.
+pub(super) fn sound(fs: &Filesystem) -> Sound {
+    let sb = fs.superblock();
+    require(sb.is_v5() && sb.rblocks == 0 && sb.qflags == 0 && !fs.was_replayed())?;
+    require(sb.features2 & LAZY_COUNTERS != 0 && sb.dblocks <= 1 << 36)?;
+    let mut pass = Pass {
+        fs,
+        sb,
+        claimed: vec![0; sb.dblocks.div_ceil(64) as usize],
+        had: Vec::new(),
+        mapped: Vec::new(),
+        inodes: Vec::new(),
+        free: 0,
+        ifree: 0,
+        icount: 0,
+    };
+    (1..sb.agcount).try_for_each(|ag| pass.copy(ag))?;
+    (0..sb.agcount).try_for_each(|ag| pass.group(ag))?;
+    require(pass.claimed.iter().map(|w| u64::from(w.count_ones())).sum::<u64>() == sb.dblocks)?;
+    require((pass.icount, pass.ifree, pass.free) == (sb.icount, sb.ifree, sb.fdblocks))?;
+    require(!sb.has_rmapbt() || runs(&mut pass.had).eq(runs(&mut pass.mapped)))?;
+    pass.names()
+}
+
+/// An inode in use.
+struct Seen {
+    ino: u64,
+    kind: Option<FileType>,
+    /// Links it says it has, and the names found for it: of a folder, the folders in it.
+    links: u32,
+    names: u32,
+    reached: bool,
+}
+
+/// Whose a block is: an inode or one of the negative owners of reverse mappings, and the flags that tell its attributes and its tree.
+type Whose = (i64, u64);
+
+/// Blocks that belong together: the first, counted through all groups, how many, and whose.
+type Run = (u64, u64, Whose);
+
+/// Free space, which no reverse mapping tells of.
+const NOBODY: Whose = (0, 0);
+
+/// `all` in ascending order, neighbours of one owner as one.
+fn runs(all: &mut [Run]) -> impl Iterator<Item = Run> {
+    all.sort_unstable();
+    let mut rest = all.iter().copied().peekable();
+    std::iter::from_fn(move || {
+        let (start, mut len, whose) = rest.next()?;
+        while let Some((_, n, _)) = rest.next_if(|next| next.0 == start + len && next.2 == whose) {
+            len += n;
+        }
+        Some((start, len, whose))
+    })
+}
+
+struct Pass<'a> {
+    fs: &'a Filesystem,
+    sb: &'a Superblock,
+    /// A bit for each block that somebody has.
+    claimed: Vec<u64>,
+    /// Who has which blocks, and what the reverse mappings say; kept where there are any.
+    had: Vec<Run>,
+    mapped: Vec<Run>,
+    /// In ascending order.
+    inodes: Vec<Seen>,
+    free: u64,
+    ifree: u64,
+    icount: u64,
+}
+
+impl Pass<'_> {
+    /// Byte on the volume of block `block` of group `ag`.
+    fn place(&self, ag: u32, block: u32) -> u64 {
+        (u64::from(ag) * u64::from(self.sb.agblocks) + u64::from(block)) * u64::from(self.sb.blocksize)
+    }
+    /// Blocks in group `ag`: the last may have fewer.
+    fn group_len(&self, ag: u32) -> u64 {
+        let before = u64::from(ag) * u64::from(self.sb.agblocks);
+        self.sb.dblocks.saturating_sub(before).min(u64::from(self.sb.agblocks))
+    }
+    fn read(&self, place: u64, len: usize) -> Result<Vec<u8>, Doubt> {
+        let mut raw = vec![0; len];
+        self.fs.device().read_at(place, &mut raw).map_err(|_| Doubt)?;
+        Ok(raw)
+    }
+    /// Nobody else has these blocks.
+    fn claim(&mut self, ag: u32, start: u32, len: u64, whose: Whose) -> Sound {
+        let end = u64::from(start).checked_add(len).ok_or(Doubt)?;
+        require(ag < self.sb.agcount && len > 0 && end <= self.group_len(ag))?;
+        let first = u64::from(ag) * u64::from(self.sb.agblocks);
+        let (mut at, end) = (first + u64::from(start), first + end);
+        if self.sb.has_rmapbt() && whose != NOBODY {
+            self.had.push((at, len, whose));
+        }
+        while at < end {
+            let n = (64 - at % 64).min(end - at);
+            let bits = (u64::MAX >> (64 - n)) << (at % 64);
+            let word = self.claimed.get_mut((at / 64) as usize).ok_or(Doubt)?;
+            require(*word & bits == 0)?;
+            *word |= bits;
+            at += n;
+        }
+        Ok(())
+    }
+    /// A tree of group `ag`: its records and how many blocks it has.
+    fn tree<T>(
+        &mut self,
+        shape: Shape,
+        whose: i64,
+        ag: u32,
+        root: (u32, u32),
+        record: fn(&[u8], usize) -> T,
+    ) -> Result<(Vec<T>, u32), Doubt> {
+        let (fs, size, start) = (self.fs, self.sb.blocksize, self.place(ag, 0));
+        let read = |block: u32| {
+            let mut raw = vec![0; size as usize];
+            fs.device().read_at(start + u64::from(block) * u64::from(size), &mut raw)?;
+            Ok(raw)
+        };
+        let (records, blocks) = walk_blocks(self.sb, shape, ag, root.0, root.1, read, record)?;
+        blocks.iter().try_for_each(|b| self.claim(ag, *b, 1, (whose, 0)))?;
+        Ok((records, blocks.len() as u32))
+    }
+
+    /// The copy of the superblock in group `ag` describes the same filesystem.
+    fn copy(&self, ag: u32) -> Sound {
+        let facts = |s: &Superblock| {
+            let sizes = (s.blocksize, s.dblocks, s.agblocks, s.agcount, s.sectsize, s.inodesize);
+            let features = (s.versionnum & !LATE, s.features_compat, s.features_ro_compat, s.features_incompat);
+            (sizes, features, s.logstart, s.logblocks, s.uuid)
+        };
+        let copy = Superblock::parse_copy(&self.read(self.place(ag, 0), usize::from(self.sb.sectsize))?)?;
+        require(facts(self.sb) == facts(&copy))
+    }
+
+    /// A group: its heads, its free space, its inodes.
+    fn group(&mut self, ag: u32) -> Sound {
+        let (fs, sb) = (self.fs, self.sb);
+        let sector = usize::from(sb.sectsize);
+        self.claim(ag, 0, (4 * sector as u64).div_ceil(u64::from(sb.blocksize)), (OWN_FS, 0))?;
+        if sb.has_internal_log() && sb.split_fsblock(sb.logstart).0 == ag {
+            self.claim(ag, sb.split_fsblock(sb.logstart).1, u64::from(sb.logblocks), (OWN_LOG, 0))?;
+        }
+        let (agf, agi) = (fs.read_agf(ag)?, fs.read_agi(ag)?);
+        require(u64::from(agf.length) == self.group_len(ag) && agi.length == agf.length)?;
+        // Files that were deleted while they were open.
+        require(agi.unlinked.iter().all(|first| *first == u32::MAX))?;
+        let list = Agfl::parse(&self.read(self.place(ag, 0) + 3 * sector as u64, sector)?, sb, &agf, ag)?;
+        list.entries(sb).into_iter().try_for_each(|b| self.claim(ag, b, 1, (OWN_AG, 0)))?;
+        if sb.has_reflink() && agf.refcount_level > 0 {
+            let root = (agf.refcount_root, agf.refcount_level);
+            let (shared, _) = self.tree(fs_xfs::refcount::shape(), OWN_REFC, ag, root, fs_xfs::refcount::decode)?;
+            require(shared.is_empty())?;
+        }
+        self.free_space(ag, &agf)?;
+        self.inodes(ag, &agi)
+    }
+
+    /// Both trees of free space, which hold the same extents.
+    fn free_space(&mut self, ag: u32, agf: &fs_xfs::ag::Agf) -> Sound {
+        use fs_xfs::ag::agf_btree::{BNO, CNT, RMAP};
+        let root = |which: usize| agf.roots.get(which).copied().zip(agf.levels.get(which).copied()).ok_or(Doubt);
+        let (by_block, n) = self.tree(Order::ByBlock.shape(), OWN_AG, ag, root(BNO)?, decode_free_extent)?;
+        let (by_count, m) = self.tree(Order::ByCount.shape(), OWN_AG, ag, root(CNT)?, decode_free_extent)?;
+        let mut beyond_roots = n + m - 2;
+        if self.sb.has_rmapbt() {
+            let (mapped, l) = self.tree(fs_xfs::rmap::shape(), OWN_AG, ag, root(RMAP)?, fs_xfs::rmap::decode)?;
+            beyond_roots += l - 1;
+            let first = u64::from(ag) * u64::from(self.sb.agblocks);
+            let fork = |r: &Rmap| if r.offset & OFF_BMBT_BLOCK != 0 { OFF_BMBT_BLOCK } else { r.offset & OFF_ATTR_FORK };
+            let run = |r: &Rmap| (first + u64::from(r.startblock), u64::from(r.blockcount), (r.owner, fork(r)));
+            self.mapped.extend(mapped.iter().map(run));
+        }
+        require(agf.btreeblks == beyond_roots)?;
+        let place = |e: &FreeExtent| (e.startblock, e.blockcount);
+        let size = |e: &FreeExtent| (e.blockcount, e.startblock);
+        require(by_block.is_sorted_by_key(place) && by_count.is_sorted_by_key(size))?;
+        let mut again: Vec<_> = by_count.iter().map(place).collect();
+        again.sort_unstable();
+        require(by_block.iter().map(place).eq(again))?;
+        by_block.iter().try_for_each(|e| self.claim(ag, e.startblock, u64::from(e.blockcount), NOBODY))?;
+        let free: u64 = by_block.iter().map(|e| u64::from(e.blockcount)).sum();
+        require(free == u64::from(agf.freeblks))?;
+        require(by_block.iter().map(|e| e.blockcount).max().unwrap_or(0) == agf.longest)?;
+        self.free += free + u64::from(agf.flcount) + u64::from(agf.btreeblks);
+        Ok(())
+    }
+
+    /// The inodes of a group, and what each has.
+    fn inodes(&mut self, ag: u32, agi: &fs_xfs::ag::Agi) -> Sound {
+        let sb = self.sb;
+        let decode = if sb.has_sparse_inodes() { sparse_chunk } else { chunk };
+        let (chunks, all) =
+            self.tree(fs_xfs::inode_btree::shape(Which::All, true), OWN_INOBT, ag, (agi.root, agi.level), decode)?;
+        let mut blocks = (all, 0);
+        if sb.has_finobt() {
+            let shape = fs_xfs::inode_btree::shape(Which::WithFreeInodes, true);
+            let (some, n) = self.tree(shape, OWN_INOBT, ag, (agi.free_root, agi.free_level), decode)?;
+            require(some.iter().eq(chunks.iter().filter(|c| c.freecount > 0)))?;
+            blocks.1 = n;
+        }
+        if sb.features_ro_compat & COUNTS_INODE_BLOCKS != 0 {
+            let sector = usize::from(sb.sectsize);
+            let raw = self.read(self.place(ag, 0) + 2 * sector as u64, sector)?;
+            require((be32(&raw, AGI_BLOCKS), be32(&raw, AGI_BLOCKS + 4)) == (Some(blocks.0), Some(blocks.1)))?;
+        }
+        let (mut count, mut free) = (0, 0);
+        for c in &chunks {
+            let there = || (0..INODES_PER_CHUNK).filter(|n| c.exists(*n));
+            require(there().count() == usize::from(c.count))?;
+            require(there().filter(|n| c.is_free(*n)).count() == usize::from(c.freecount))?;
+            (count, free) = (count + u32::from(c.count), free + u32::from(c.freecount));
+            let mut last = None;
+            for n in there() {
+                let number = c.startino.checked_add(u32::from(n)).ok_or(Doubt)?;
+                let block = number >> sb.inopblog;
+                if last.replace(block) != Some(block) {
+                    self.claim(ag, block, 1, (OWN_INODES, 0))?;
+                }
+                self.inode(sb.join_ino(ag, number), c.is_free(n))?;
+            }
+        }
+        self.icount += u64::from(count);
+        self.ifree += u64::from(free);
+        require((count, free) == (agi.count, agi.freecount))
+    }
+
+    fn inode(&mut self, ino: u64, free: bool) -> Sound {
+        let (inode, raw) = match (self.fs.read_inode_raw(ino), free) {
+            // One that was never used may never have been written.
+            (Err(_), true) => return Ok(()),
+            (Ok((inode, _)), true) => return require(inode.mode == 0),
+            (read, false) => read?,
+        };
+        require(inode.mode != 0 && !inode.is_realtime())?;
+        require(self.inodes.last().is_none_or(|last| last.ino < ino))?;
+        let size = usize::from(self.sb.inodesize);
+        let (start, end) = inode.data_fork_range(size);
+        self.fork((ino, 0), inode.format, raw.get(start..end).ok_or(Doubt)?, inode.nextents)?;
+        if let Some((start, end)) = inode.attr_fork_range(size) {
+            self.fork((ino, OFF_ATTR_FORK), inode.aformat, raw.get(start..end).ok_or(Doubt)?, u64::from(inode.anextents))?;
+        }
+        self.inodes.push(Seen { ino, kind: inode.file_type(), links: inode.nlink, names: 0, reached: false });
+        Ok(())
+    }
+
+    /// The blocks that one fork of an inode maps, and those of its tree.
+    fn fork(&mut self, (ino, flag): (u64, u64), format: Format, fork: &[u8], extents: u64) -> Sound {
+        let (fs, sb) = (self.fs, self.sb);
+        let block = |b: u64| {
+            let mut raw = vec![0; sb.blocksize as usize];
+            fs.device().read_at(sb.fsblock_offset(b), &mut raw)?;
+            Ok(raw)
+        };
+        let (extents, tree) = match format {
+            Format::Extents => (fs_xfs::extent::parse_list(fork, extents)?, Vec::new()),
+            Format::Btree => fs_xfs::bmbt::walk_with_blocks(fork, extents, sb, ino, block)?,
+            _ => return Ok(()),
+        };
+        let owner = i64::try_from(ino).map_err(|_| Doubt)?;
+        let all = extents.iter().map(|e| (e.startblock, e.blockcount, flag));
+        for (start, len, flag) in all.chain(tree.into_iter().map(|b| (b, 1, OFF_BMBT_BLOCK))) {
+            let (ag, block) = sb.split_fsblock(start);
+            self.claim(ag, block, len, (owner, flag))?;
+        }
+        Ok(())
+    }
+
+    fn seen(&mut self, ino: u64) -> Result<&mut Seen, Doubt> {
+        let at = self.inodes.binary_search_by_key(&ino, |s| s.ino).map_err(|_| Doubt)?;
+        self.inodes.get_mut(at).ok_or(Doubt)
+    }
+
+    /// From the root on: every name leads to an inode in use of the kind it says, and every inode has as many as it counts.
+    fn names(&mut self) -> Sound {
+        let (fs, sb) = (self.fs, self.sb);
+        let mut open = vec![sb.rootino];
+        self.seen(sb.rootino)?.reached = true;
+        while let Some(dir) = open.pop() {
+            let (inode, raw): (Inode, Vec<u8>) = fs.read_inode_raw(dir)?;
+            let mut folders = 0;
+            for entry in fs.read_dir(&inode, &raw)? {
+                let ftype = sb.has_ftype().then_some(entry.ftype).flatten();
+                let target = self.seen(entry.ino)?;
+                require(ftype.is_none() || ftype == target.kind)?;
+                if target.kind == Some(FileType::Directory) {
+                    require(!target.reached)?;
+                    folders += 1;
+                    open.push(entry.ino);
+                } else {
+                    target.names += 1;
+                }
+                target.reached = true;
+            }
+            self.seen(dir)?.names = folders;
+        }
+        let folder = |s: &Seen| s.kind == Some(FileType::Directory);
+        // The files of the realtime section are there without one, and without a name.
+        let nameless = [sb.rbmino, sb.rsumino];
+        let right = |s: &Seen| s.reached && s.links == s.names + if folder(s) { 2 } else { 0 };
+        require(self.inodes.iter().all(|s| nameless.contains(&s.ino) || right(s)))
+    }
+}
+
+/// A chunk record: first inode, how many are free, which.
+fn chunk(buf: &[u8], at: usize) -> InodeChunk {
+    let freecount = u8::try_from(be32(buf, at + 4).unwrap_or(u32::MAX)).unwrap_or(u8::MAX);
+    InodeChunk { holemask: 0, count: INODES_PER_CHUNK, freecount, ..sparse_chunk(buf, at) }
+}
+
+/// The same where a part of a chunk may have no blocks.
+fn sparse_chunk(buf: &[u8], at: usize) -> InodeChunk {
+    InodeChunk {
+        startino: be32(buf, at).unwrap_or(u32::MAX),
+        holemask: be16(buf, at + 4).unwrap_or(0),
+        count: buf.get(at + 6).copied().unwrap_or(u8::MAX),
+        freecount: buf.get(at + 7).copied().unwrap_or(u8::MAX),
+        free: be64(buf, at + 8).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::device::Reader;
+    use super::*;
+    use crate::engine::io::file::FileDevice;
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+    use std::sync::Arc;
+
+    /// A filesystem with a folder of 300 files, a large file and a link.
+    fn made(dir: &Path, options: &[&str]) -> PathBuf {
+        let (image, proto, content) = (dir.join("a.xfs"), dir.join("proto"), dir.join("content"));
+        std::fs::write(&content, vec![7; 300_000]).unwrap();
+        let mut list = String::from("/dev/null\n0 0\nd--755 0 0\nmany d--755 0 0\n");
+        (0..300).for_each(|i| list += &format!("a-file-with-a-name-{i} ---644 0 0 {}\n", proto.display()));
+        list += &format!("$\nlarge ---644 0 0 {}\nlink l--777 0 0 many/a-file-with-a-name-1\n$\n$\n", content.display());
+        std::fs::write(&proto, list).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(320 << 20).unwrap();
+        let done =
+            Command::new("mkfs.xfs").arg("-q").args(options).arg("-p").args([&proto, &image]).output().expect("mkfs.xfs runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        image
+    }
+
+    fn opened(image: &Path) -> Filesystem {
+        Filesystem::mount(Arc::new(Reader(Arc::new(FileDevice::open(image).unwrap())))).unwrap()
+    }
+
+    #[test]
+    fn what_mkfs_makes_is_sound_and_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let sets: [&[&str]; 7] = [
+            &[],
+            &["-m", "rmapbt=1"],
+            &["-m", "reflink=0,finobt=0"],
+            &["-i", "sparse=0", "-m", "inobtcount=0"],
+            &["-i", "size=1024", "-n", "size=8192"],
+            &["-b", "size=1024"],
+            &["-d", "agcount=2"],
+        ];
+        for options in sets {
+            assert!(sound(&opened(&made(dir.path(), options))).is_ok(), "{options:?}");
+        }
+    }
+
+    /// Each damage has right checksums; `xfs_repair -n` names it too.
+    #[test]
+    fn whatever_does_not_agree_is_doubted() {
+        let dir = tempfile::tempdir().unwrap();
+        let good = made(dir.path(), &["-m", "rmapbt=1"]);
+        let whole = Command::new("xfs_repair").arg("-n").arg(&good).output().expect("xfs_repair runs");
+        assert!(whole.status.success());
+        let damages: &[&[&str]] = &[
+            &["sb 0", "write -d icount 5"],
+            &["sb 0", "write -d ifree 5"],
+            &["sb 0", "write -d fdblocks 5"],
+            &["sb 1", "write -d dblocks 5"],
+            &["agf 0", "write -d freeblks 7"],
+            &["agf 1", "write -d longest 7"],
+            &["agf 0", "write -d btreeblks 3"],
+            &["agi 0", "write -d count 64000"],
+            &["agi 0", "write -d freecount 1"],
+            &["agf 0", "addr bnoroot", "write -d recs[1].blockcount 9"],
+            &["agf 0", "addr cntroot", "write -d recs[1].startblock 11"],
+            &["agf 0", "addr rmaproot", "write -d recs[3].blockcount 7"],
+            &["agf 0", "addr rmaproot", "write -d recs[5].owner 77"],
+            &["agi 0", "addr root", "write -d recs[1].freecount 1"],
+            &["agi 0", "addr free_root", "write -d recs[1].free 0"],
+            &["path /large", "write -d core.nlinkv2 3"],
+            &["path /large", "write -d core.mode 0"],
+            &["path /large", "write -d u3.bmx[0].startblock 5"],
+            &["path /large", "write -d u3.bmx[0].blockcount 20"],
+            &["path /", "write -d u3.sfdir3.list[0].inumber.i4 999999"],
+            &["path /many", "dblock 0", "write -d du[3].inumber 133"],
+        ];
+        for damage in damages {
+            let image = dir.path().join("bad.xfs");
+            let copied = Command::new("cp").arg("--sparse=always").args([&good, &image]).status().expect("cp runs");
+            assert!(copied.success());
+            let words: Vec<&str> = damage.iter().flat_map(|c| ["-c", c]).collect();
+            let out = Command::new("xfs_db").arg("-x").args(words).arg(&image).output().expect("xfs_db runs");
+            assert!(out.status.success(), "{damage:?}: {out:?}");
+            let repair = Command::new("xfs_repair").arg("-n").arg(&image).output().expect("xfs_repair runs");
+            assert!(!repair.status.success(), "{damage:?}: changed nothing, or the oracle finds nothing");
+            let fs = Filesystem::mount(Arc::new(Reader(Arc::new(FileDevice::open(&image).unwrap()))));
+            assert!(fs.is_err() || fs.is_ok_and(|fs| sound(&fs).is_err()), "{damage:?} is called sound");
+        }
+    }
+}
