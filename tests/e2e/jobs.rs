@@ -83,6 +83,8 @@ fn what_cannot_be_gone_on_with_says_why_and_can_be_discarded() {
     t.wait_for("undo");
     t.keys(&["Enter", "4"]);
     t.wait_for("its rate limit");
+    t.wait_for("written ");
+    t.wait_for_not("written 0 bytes");
     // Quitting asks; leaving it keeps what is durable.
     t.keys(&["q"]);
     t.wait_for("Quit?");

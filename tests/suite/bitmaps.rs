@@ -13,7 +13,7 @@ use cowshed::engine::io::{Device, WriteDevice};
 use cowshed::engine::model::Bitmap;
 use serde_json::Value;
 
-use crate::common::{cowshed, dir, noise, qemu_img, qemu_io, run, s};
+use crate::common::{cowshed, dir, noise, qemu_content, qemu_img, qemu_io, run, s};
 
 /// What bitmap `name` of `image` says, as an NBD client of QEMU's sees it: start, length, dirty.
 fn bits(image: &Path, name: &str) -> Vec<(u64, u64, bool)> {
@@ -163,6 +163,49 @@ fn an_existing_target_gets_them_or_records_in_its_own() {
 }
 
 /// The image on `dev`, open for writing.
+/// Breaks the compressed cluster that a fresh image with clusters of 64 KiB holds at guest byte `at`, below 512 MiB.
+fn break_compressed(image: &Path, at: u64) {
+    let mut bytes = std::fs::read(image).unwrap();
+    let be = |b: &[u8], at: usize| u64::from_be_bytes(b[at..at + 8].try_into().unwrap());
+    let l2 = be(&bytes, be(&bytes, 40) as usize) & 0x00ff_ffff_ffff_fe00;
+    let entry = be(&bytes, l2 as usize + (at >> 16) as usize * 8);
+    assert!(entry >> 62 & 1 == 1, "no compressed cluster there");
+    let place = (entry & ((1 << 54) - 1)) as usize;
+    bytes[place..place + 16].fill(0xff);
+    std::fs::write(image, bytes).unwrap();
+}
+
+#[test]
+fn what_fails_midway_leaves_them_with_what_was_written() {
+    let dir = dir();
+    let at = |n: &str| dir.path().join(n);
+    let (base, over) = (at("base.qcow2"), at("over.qcow2"));
+    for verb in ["commit", "convert"] {
+        qemu_img(&format!("create -q -f qcow2 {} 64M", s(&base)));
+        qemu_img(&format!("bitmap --add {} records", s(&base)));
+        match verb {
+            "commit" => qemu_img(&format!("create -q -f qcow2 -b {} -F qcow2 {}", s(&base), s(&over))),
+            _ => qemu_img(&format!("create -q -f qcow2 {} 64M", s(&over))),
+        };
+        qemu_io("qcow2", &over, &["write -P 7 1M 30M", "write -c 60M 64k"]);
+        break_compressed(&over, 60 << 20);
+        let out = match verb {
+            "commit" => cowshed(&["commit", "-q", s(&over)]),
+            _ => cowshed(&["convert", "-q", "-n", "-O", "qcow2", s(&over), s(&base)]),
+        };
+        assert_eq!(out.status.code(), Some(1), "{verb}: {}", String::from_utf8_lossy(&out.stderr));
+        let flags = listed(&base)[0]["flags"].clone();
+        assert_eq!(flags, serde_json::json!(["auto"]), "{verb}: {}", String::from_utf8_lossy(&out.stderr));
+        // What changed in the base is dirty, and some of it did.
+        let dirty = bits(&base, "records");
+        let now = qemu_content("qcow2", &base);
+        let changed: Vec<u64> = (0..64).filter(|m| now[*m << 20] == 7).map(|m| (m as u64) << 20).collect();
+        let on = |byte: &u64| dirty.iter().any(|(start, len, on)| *on && (*start..start + len).contains(byte));
+        assert!(!changed.is_empty() && changed.iter().all(on) && !on(&(63 << 20)), "{verb}: {changed:?} {dirty:?}");
+        qemu_img(&format!("check -q {}", s(&base)));
+    }
+}
+
 fn writer(dev: WriteDevice) -> Arc<dyn DiskWriter> {
     use cowshed::engine::format::{Source, write::WriteSource};
     let source = Source { dev: dev.clone(), path: "image".into(), gate: cowshed::engine::io::gate::Gate::closed() };

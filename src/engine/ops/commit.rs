@@ -289,6 +289,8 @@ pub(super) fn pour(upper: &Disk, base: &dyn DiskWriter, path: &Path, job: &JobCo
         job.progress.add_done(chunk.len);
         Ok(())
     };
-    pieces::each(|at| next(upper, at), write, job)?;
-    base.finish()
+    let poured = pieces::each(|at| next(upper, at), write, job);
+    // What was written stands, whatever came then: bitmaps that record have to know of it, or they stay marked and nobody trusts them.
+    let finished = base.finish();
+    poured.and(finished)
 }

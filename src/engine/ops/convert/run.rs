@@ -118,6 +118,10 @@ pub(super) fn run(
     let Copy { pieces, lost, .. } = copy;
     let mut target = target;
     if let Err(e) = copied {
+        if !target.blank {
+            // An image of others stays with what was written to it: its bitmaps that record have to know of that.
+            let _ = target.writer.finish();
+        }
         // Stopped by a person who wants to go on later, or by a full disk: what is durable stays.
         let keep = journaled && (job.leaving() || e.kind() == ErrorKind::NoSpace) && job.progress.snapshot(false).durable > 0;
         target.keep(keep);
