@@ -537,11 +537,11 @@ fn layers_are_taken_out_and_put_in() {
     }
 }
 
-/// The system calls by which the program changes files, and the ways in which one of them ends: an error once, errors from then on,
-/// and the end of the process.
+/// The system calls by which the program changes files, and the ways in which one of them ends: each error once and from then on, and
+/// the end of the process.
 const CHANGES: [&str; 7] =
     ["pwrite64", "fdatasync", "fsync", "ftruncate", "fallocate", "unlink", "rename,renameat,renameat2,linkat"];
-const ENDS: [&str; 3] = ["error=EIO:when=", "error=ENOSPC:when=+", "signal=KILL:when="];
+const ENDS: [&str; 5] = ["error=EIO:when=", "error=EIO:when=+", "error=ENOSPC:when=", "error=ENOSPC:when=+", "signal=KILL:when="];
 
 /// Runs the program with each call that changes a file ending in each way, in a folder made by `make`, and shows the folder to `look`.
 fn every_end(make: impl Fn(&Path), args: &[&str], look: impl Fn(&Path, &str)) {
