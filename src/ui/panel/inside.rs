@@ -213,6 +213,8 @@ fn volume(c: &mut Canvas<'_>, line: Rect, v: &VolumeRow, i: usize) {
     let told = match (v.at.is_empty(), v.label.is_empty()) {
         (false, _) => v.at.clone(),
         (true, false) => printable(&v.label),
+        // What kind of partition it is stands before already where nothing is known to be in it.
+        (true, true) if v.holds.is_empty() => String::new(),
         (true, true) => v.kind.clone(),
     };
     let used = v.free.filter(|f| *f <= v.len && v.len > 0).map(|f| format!("{} free", size(f))).unwrap_or_default();
