@@ -3,7 +3,7 @@
 //!
 //! It only answers whether everything agrees. Where anything does not, or is of a kind it does not know (shared extents, quotas,
 //! realtime), [`sound`] doubts, and the crate's full check is asked, which takes many times the memory.
-//! What must agree is in "XFS Algorithms & Data Structures", chapters 13 (allocation groups) to 20 (directories).
+//! What must agree is in "XFS Algorithms & Data Structures": allocation groups, their B+trees, inodes, forks, directories.
 
 use fs_xfs::ag_btree::{Shape, walk_blocks};
 use fs_xfs::agfl::Agfl;
