@@ -288,7 +288,7 @@ impl Runner {
         self.wake();
         self.await_turn(id, context)?;
         context.progress.set_phase("planning");
-        let mut plan = operation.plan()?;
+        let mut plan = operation.plan_run(context)?;
         plan.duration = takes(&plan, spec, self.inner.options.state_dir.as_deref());
         let plan = Arc::new(plan);
         if let Some(job) = self.table().jobs.get_mut(&id) {

@@ -297,6 +297,12 @@ pub trait Operation: Send + Sync {
     /// What it is about to do. Reads; writes nothing.
     fn plan(&self) -> Result<Plan>;
 
+    /// The same, when the run follows at once: what only reads may begin already. Asks `job` whether to go on.
+    fn plan_run(&self, job: &JobContext) -> Result<Plan> {
+        let _ = job;
+        self.plan()
+    }
+
     /// Does it, asking `job` at every step whether to go on.
     fn run(&self, plan: &Plan, job: &JobContext) -> Result<Outcome>;
 

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use fs_ext4::bgd::locate_inode;
 use fs_ext4::dir::DirBlockIter;
 use fs_ext4::fs::Filesystem;
 use fs_ext4::inode::Inode;
 
 use super::device::Reader;
 use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat, ext_grow, guarded};
-use crate::engine::error::{Error, Result};
+use crate::engine::error::{Context, Error, Result};
 use crate::engine::guest::recognise::FsInfo;
-use crate::engine::io::Device;
 use crate::engine::io::bytes::{be32, le16, le32};
+use crate::engine::io::{Device, read_vec};
 
 /// Names in one folder, at most: a damaged folder must not fill the memory.
 const MAX_NAMES: usize = 1_000_000;
@@ -20,6 +21,9 @@ const MAX_NAMES: usize = 1_000_000;
 /// An ext filesystem.
 pub(super) struct Ext {
     pub(super) fs: Filesystem,
+    /// Where blocks are read without the crate, which copies a whole one for every inode. `None` where it holds blocks that a journal
+    /// replayed in memory put before the device's.
+    dev: Option<Device>,
     info: FsInfo,
     /// Folder entries carry the file type (incompat FILETYPE).
     typed: bool,
@@ -27,13 +31,23 @@ pub(super) struct Ext {
 
 impl Ext {
     pub(super) fn open(dev: Device, info: FsInfo) -> Result<Self> {
-        let fs = guarded("open ext filesystem", || Filesystem::mount(Arc::new(Reader(dev))))?;
-        Ok(Ext::over(fs, info))
+        let fs = guarded("open ext filesystem", || Filesystem::mount(Arc::new(Reader(dev.clone()))))?;
+        Ok(Ext::over(fs, dev, info))
     }
 
-    pub(super) fn over(fs: Filesystem, info: FsInfo) -> Self {
-        let typed = fs.sb.feature_incompat & 2 != 0;
-        Ext { fs, info, typed }
+    /// `fs`, which is on `dev`.
+    pub(super) fn over(fs: Filesystem, dev: Device, info: FsInfo) -> Self {
+        let (typed, journal) = (fs.sb.feature_incompat & 2 != 0, fs.sb.feature_incompat & 4 != 0);
+        Ext { fs, dev: (!journal).then_some(dev), info, typed }
+    }
+
+    /// The bytes of block number `block`.
+    pub(super) fn block(&self, block: u64) -> Result<Vec<u8>> {
+        let size = u64::from(self.fs.sb.block_size());
+        match &self.dev {
+            Some(dev) => read_vec(dev.as_ref(), block.saturating_mul(size), size, size).op("read block"),
+            None => guarded("read block", || self.fs.read_block(block)),
+        }
     }
 
     /// Every name of a folder, `.` and `..` too.
@@ -51,7 +65,23 @@ impl Ext {
 
     pub(super) fn inode(&self, node: Node) -> Result<(u32, Inode, Vec<u8>)> {
         let ino = u32::try_from(node).map_err(|_| Error::corrupt("an inode number past 2^32"))?;
-        let (inode, raw) = guarded("read inode", || self.fs.read_inode_verified(ino))?;
+        let Some(dev) = &self.dev else {
+            let (inode, raw) = guarded("read inode", || self.fs.read_inode_verified(ino))?;
+            return Ok((ino, inode, raw));
+        };
+        let (fs, sb) = (&self.fs, &self.fs.sb);
+        let (block, within) = guarded("find inode", || locate_inode(sb, &fs.groups, ino))?;
+        let (block_size, size) = (u64::from(sb.block_size()), u64::from(sb.inode_size));
+        let raw = read_vec(dev.as_ref(), block.saturating_mul(block_size).saturating_add(u64::from(within)), size, block_size)
+            .op("read inode")?;
+        let inode = guarded("read inode", || Inode::parse(&raw))?;
+        if fs.csum.enabled && !fs.csum.verify_inode(ino, inode.generation, &raw) {
+            return Err(Error::corrupt(format!("the checksum of inode {ino} is wrong")).op("read inode"));
+        }
+        // The blocks of a folder are all there: one that says more would be gone through for ever.
+        if inode.is_dir() && inode.size > guarded("read inode", || fs.byte_ceiling())? {
+            return Err(Error::corrupt(format!("inode {ino} is a folder longer than its filesystem")).op("read inode"));
+        }
         Ok((ino, inode, raw))
     }
 
@@ -63,7 +93,7 @@ impl Ext {
         let mut out = Vec::new();
         for logical in 0..inode.size.min(limit).div_ceil(block.max(1)) {
             let Some(physical) = guarded("read folder", || self.fs.map_inode_logical(inode, logical))? else { continue };
-            let bytes = guarded("read folder", || self.fs.read_block(physical))?;
+            let bytes = self.block(physical)?;
             for entry in DirBlockIter::new(&bytes, self.typed) {
                 let e = guarded("read folder", || entry)?;
                 if out.len() >= MAX_NAMES {
@@ -190,7 +220,7 @@ impl GuestFs for Ext {
         Ok(())
     }
     fn free_ranges(&self, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
-        free_blocks(&self.fs, visit)
+        free_blocks(self, visit)
     }
     fn check(&self) -> Result<Vec<String>> {
         super::ext_check::check(self)
@@ -198,7 +228,8 @@ impl GuestFs for Ext {
 }
 
 /// Free blocks by the groups' bitmaps. A group whose bitmap was never initialised is free but for the metadata that lies in it.
-pub(super) fn free_blocks(fs: &Filesystem, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
+pub(super) fn free_blocks(ext: &Ext, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    let fs = &ext.fs;
     let sb = &fs.sb;
     let block = u64::from(sb.block_size());
     let raw = &sb.raw;
@@ -231,7 +262,7 @@ pub(super) fn free_blocks(fs: &Filesystem, visit: &mut dyn FnMut(u64, u64)) -> R
             free(at, end.saturating_sub(at));
             continue;
         }
-        let bitmap = guarded("read block bitmap", || fs.read_block(group.block_bitmap))?;
+        let bitmap = ext.block(group.block_bitmap)?;
         let mut at = start;
         for bits in bitmap {
             let eight = 8.min(end.saturating_sub(at));

@@ -5,8 +5,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::Ext;
 use super::ext::{free_blocks, metadata};
-use super::{Ext, guarded};
 use crate::engine::error::{Error, Result};
 use crate::engine::io::bytes::{le16, le32};
 use crate::engine::units::printable_bytes;
@@ -91,7 +91,7 @@ impl Owners<'_> {
     }
 
     fn read(&self, block: u64) -> Result<Vec<u8>> {
-        guarded("read block", || self.ext.fs.read_block(block))
+        self.ext.block(block)
     }
 
     /// Goes through every inode in use.
@@ -278,7 +278,7 @@ impl Owners<'_> {
         let counted = sb.feature_ro_compat & 0x0410 != 0;
         let block = u64::from(sb.block_size());
         let (mut blocks, mut inodes) = (0u64, 0u64);
-        free_blocks(&self.ext.fs, &mut |_, len| blocks += len / block)?;
+        free_blocks(self.ext, &mut |_, len| blocks += len / block)?;
         let mut wrong = Vec::new();
         for (n, group) in self.ext.fs.groups.iter().enumerate() {
             let free = if counted && group.flags & 1 != 0 {
@@ -405,7 +405,7 @@ impl Owners<'_> {
         claims.sort_unstable();
         let mut free = Vec::new();
         let block = u64::from(self.ext.fs.sb.block_size());
-        free_blocks(&self.ext.fs, &mut |at, len| free.push((at / block, (at + len) / block)))?;
+        free_blocks(self.ext, &mut |at, len| free.push((at / block, (at + len) / block)))?;
         let mut until = (0u64, 0u64);
         for (start, len, ino) in claims {
             let end = start.saturating_add(len);

@@ -37,7 +37,7 @@ fn wipe_names(ext: &Ext, dev: &dyn WriteAt, dir: Node) -> Result<()> {
     let blocks = (inode.size / size.max(1)).min(MAX_BLOCKS);
     let read = |logical: u64| -> Result<Option<(u64, Vec<u8>)>> {
         let Some(place) = guarded("read folder", || ext.fs.map_inode_logical(&inode, logical))? else { return Ok(None) };
-        Ok(Some((place * size, guarded("read folder", || ext.fs.read_block(place))?)))
+        Ok(Some((place * size, ext.block(place)?)))
     };
     let mut index = Vec::new();
     if inode.flags & INDEXED != 0 {

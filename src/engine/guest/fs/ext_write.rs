@@ -18,8 +18,8 @@ const MAX_DEPTH: usize = 256;
 impl Ext {
     /// Opens it for writing.
     pub(super) fn open_rw(dev: WriteDevice, info: FsInfo) -> Result<Self> {
-        let fs = guarded("open ext filesystem for writing", || Filesystem::mount(Arc::new(Writer(dev))))?;
-        Ok(Ext::over(fs, info))
+        let fs = guarded("open ext filesystem for writing", || Filesystem::mount(Arc::new(Writer(dev.clone()))))?;
+        Ok(Ext::over(fs, dev, info))
     }
 
     fn number(node: Node) -> Result<u32> {

@@ -252,14 +252,19 @@ impl Pass<'_> {
             require(there().count() == usize::from(c.count))?;
             require(there().filter(|n| c.is_free(*n)).count() == usize::from(c.freecount))?;
             (count, free) = (count + u32::from(c.count), free + u32::from(c.freecount));
-            let mut last = None;
+            // One block of inodes at a time.
+            let (mut last, mut bytes) = (None, Vec::new());
             for n in there() {
                 let number = c.startino.checked_add(u32::from(n)).ok_or(Doubt)?;
                 let block = number >> sb.inopblog;
                 if last.replace(block) != Some(block) {
                     self.claim(ag, block, 1, (OWN_INODES, 0))?;
+                    bytes = self.read(self.place(ag, block), sb.blocksize as usize)?;
                 }
-                self.inode(sb.join_ino(ag, number), c.is_free(n))?;
+                let size = usize::from(sb.inodesize);
+                let at = (number - (block << sb.inopblog)) as usize * size;
+                let raw = bytes.get(at..at + size).ok_or(Doubt)?;
+                self.inode(sb.join_ino(ag, number), raw, c.is_free(n))?;
             }
         }
         self.icount += u64::from(count);
@@ -267,11 +272,11 @@ impl Pass<'_> {
         require((count, free) == (agi.count, agi.freecount))
     }
 
-    fn inode(&mut self, ino: u64, free: bool) -> Sound {
-        let (inode, raw) = match (self.fs.read_inode_raw(ino), free) {
+    fn inode(&mut self, ino: u64, raw: &[u8], free: bool) -> Sound {
+        let inode = match (Inode::parse(raw, self.sb, ino), free) {
             // One that was never used may never have been written.
             (Err(_), true) => return Ok(()),
-            (Ok((inode, _)), true) => return require(inode.mode == 0),
+            (Ok(inode), true) => return require(inode.mode == 0),
             (read, false) => read?,
         };
         require(inode.mode != 0 && !inode.is_realtime())?;

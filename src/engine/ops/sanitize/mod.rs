@@ -23,8 +23,6 @@ mod search;
 mod undo;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use outlook::{Kept, Outlook, kept, kept_of, outlook};
@@ -201,12 +199,12 @@ pub fn interrupted(path: &Path) -> bool {
 ///
 /// Errors: as running it would refuse.
 pub fn preview(spec: &SanitizeSpec) -> Result<Report> {
-    foresee(spec).map(|(report, _)| report)
+    foresee(spec, false, &JobContext::detached()).map(|(report, _)| report)
 }
 
-fn foresee(spec: &SanitizeSpec) -> Result<(Report, Ready)> {
+fn foresee(spec: &SanitizeSpec, run: bool, job: &JobContext) -> Result<(Report, Ready)> {
     open::refuse_in_use(&spec.image)?;
-    let ready = Ready::make(spec, &JobContext::detached())?;
+    let ready = Ready::make(spec, run && spec.target.is_none(), job)?;
     let mut report = ready.prepared.report.clone();
     if spec.target.is_none() && !report.is_empty() {
         spec.refuse_second_undo()?;
@@ -221,9 +219,9 @@ fn undo_bytes(p: &Prepared) -> u64 {
 }
 
 impl SanitizeSpec {
-    fn prepare(&self, disk: &Arc<Disk>, job: &JobContext) -> Result<Prepared> {
+    fn prepare(&self, disk: &Arc<Disk>, scan: bool, job: &JobContext) -> Result<Prepared> {
         let operations = self.selection.operations()?;
-        prepare(disk, &Wish { image: &self.image, operations: &operations, replay: self.replay }, job).path(&self.image)
+        prepare(disk, &Wish { image: &self.image, operations: &operations, replay: self.replay, scan }, job).path(&self.image)
     }
 
     /// Errors: what an earlier sanitising removed is still kept where this one would keep what it removes.
@@ -293,7 +291,7 @@ impl Sanitize {
     /// What was prepared for the plan where that still holds, else anew. For who holds the image against others.
     fn ready(&self, job: &JobContext) -> Result<Ready> {
         let planned = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
-        planned.filter(Ready::holds).map_or_else(|| Ready::make(&self.spec, job), Ok)
+        planned.filter(Ready::holds).map_or_else(|| Ready::make(&self.spec, self.spec.target.is_none(), job), Ok)
     }
 
     fn plan_undo(&self) -> Result<Plan> {
@@ -408,7 +406,6 @@ impl Sanitize {
         }
         marker::clear(&spec.image)?;
         let Ready { chain, disk, mut prepared, .. } = self.ready(job)?;
-        let mut early = Early::default();
         if prepared.report.is_empty() && scrubs(&prepared.report) {
             job.finishing()?;
             writer.wipe_unused()?;
@@ -417,18 +414,10 @@ impl Sanitize {
             spec.refuse_second_undo()?;
             // The last moment to stop: from here on it is one pass.
             job.finishing()?;
-            // Little of the image is written: the rest is scanned while the disk is busy with that.
-            let stop = AtomicBool::new(false);
-            let (undo, found) = std::thread::scope(|s| {
-                let scan = s.spawn(|| Early::scan(&prepared.needles, disk.files(0), job, &stop));
-                let undo = self.write(&chain, &disk, &prepared, writer.as_ref(), job);
-                stop.store(undo.is_err(), Relaxed);
-                (undo, scan.join().unwrap_or_else(|_| Ok(Early::default())))
-            });
-            prepared.report.undo = Some(undo?);
-            early = found.unwrap_or_default();
+            prepared.report.undo = Some(self.write(&chain, &disk, &prepared, writer.as_ref(), job)?);
         }
         drop(writer);
+        let early = prepared.scanning.take().map(|s| s.finish(job)).transpose()?.unwrap_or_default();
         self.close(prepared, (&early, &written), job)
     }
 
@@ -529,26 +518,11 @@ impl Operation for Sanitize {
     }
 
     fn plan(&self) -> Result<Plan> {
-        let spec = &self.spec;
-        if spec.action != Action::Sanitize {
-            return self.plan_undo();
-        }
-        if spec.target.is_none() && interrupted(&spec.image) {
-            return Ok(Plan {
-                title: spec.title(),
-                steps: vec!["a sanitise that was interrupted is rolled back".into(), "then it is done anew".into()],
-                writes: vec![PlanFile { path: spec.image.clone(), what: "image, changed in place".into() }],
-                undo: Undo::Possible("sanitize --undo".into()),
-                ..Plan::default()
-            });
-        }
-        let losses = match spec.target {
-            None => dependents::losing(&spec.image, &spec.roots)?,
-            Some(_) => Vec::new(),
-        };
-        let (report, ready) = foresee(spec)?;
-        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some(ready);
-        Ok(Plan { losses, ..self.plan_of(report) })
+        self.plan_for(false, &JobContext::detached())
+    }
+
+    fn plan_run(&self, job: &JobContext) -> Result<Plan> {
+        self.plan_for(true, job)
     }
 
     fn run(&self, _: &Plan, job: &JobContext) -> Result<Outcome> {
@@ -579,5 +553,31 @@ impl Operation for Sanitize {
                 self.close(prepared, (&Early::default(), &Written::default()), job)
             }
         }
+    }
+}
+
+impl Sanitize {
+    /// The plan; when a `run` follows, what it prepared goes on being scanned.
+    fn plan_for(&self, run: bool, job: &JobContext) -> Result<Plan> {
+        let spec = &self.spec;
+        if spec.action != Action::Sanitize {
+            return self.plan_undo();
+        }
+        if spec.target.is_none() && interrupted(&spec.image) {
+            return Ok(Plan {
+                title: spec.title(),
+                steps: vec!["a sanitise that was interrupted is rolled back".into(), "then it is done anew".into()],
+                writes: vec![PlanFile { path: spec.image.clone(), what: "image, changed in place".into() }],
+                undo: Undo::Possible("sanitize --undo".into()),
+                ..Plan::default()
+            });
+        }
+        let losses = match spec.target {
+            None => dependents::losing(&spec.image, &spec.roots)?,
+            Some(_) => Vec::new(),
+        };
+        let (report, ready) = foresee(spec, run, job)?;
+        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some(ready);
+        Ok(Plan { losses, ..self.plan_of(report) })
     }
 }

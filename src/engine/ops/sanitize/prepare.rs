@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::edit::{Target, apply};
 use super::report::{Entry, Report, Shown, State, diff, word};
-use super::scan::Needles;
+use super::scan::{Needles, Scanning};
 use crate::engine::chain::Disk;
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::guest::fs::{self, FileType, GuestFs, Scrubbed, Traces};
@@ -37,7 +37,9 @@ pub(super) struct Prepared {
     /// Ranges of the disk whose old bytes an undo needs.
     pub(super) saved: Set,
     /// What must not be found afterwards.
-    pub(super) needles: Needles,
+    pub(super) needles: Arc<Needles>,
+    /// The first scan for it, where one was wished for.
+    pub(super) scanning: Option<Scanning>,
 }
 
 /// How a sanitising is prepared.
@@ -48,6 +50,8 @@ pub(super) struct Wish<'a> {
     pub(super) operations: &'a [&'static Operation],
     /// A journal that was not replayed may be.
     pub(super) replay: bool,
+    /// A run follows: the image's bytes are scanned as soon as it is known what for.
+    pub(super) scan: bool,
 }
 
 /// Prepares it. Errors: a rule refuses (see [`refuse`]), damage, a defect of ours found by the check.
@@ -83,6 +87,8 @@ pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Re
         }
         Ok(())
     })?;
+    let needles = Arc::new(needles);
+    let scanning = wish.scan.then(|| Scanning::begin(&needles, disk.files(0), job)).transpose()?;
     let mut free = BTreeMap::new();
     for (volume, m, v) in volumes.iter().filter_map(|v| on_volume(&guest, *v)) {
         free.insert(v, free_ranges(volume, m.fs.as_ref())?);
@@ -124,7 +130,7 @@ pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Re
     let sum = |zero: bool| changed.iter().filter(|c| (c.2 == Changed::Zero) == zero).map(|c| c.1).sum();
     (report.written, report.zeroed) = (sum(false), sum(true));
     let saved = Set::of(touched.iter().chain(keep.into_iter().filter(|_| !changed.is_empty())));
-    Ok(Prepared { draft, before, report, saved, needles })
+    Ok(Prepared { draft, before, report, saved, needles, scanning })
 }
 
 /// Replays the journals that wait for it, on the draft; the disk as it is then.

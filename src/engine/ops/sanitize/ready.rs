@@ -26,13 +26,14 @@ pub(super) struct Ready {
 type Stamp = (FileId, u64, (i64, i64), (i64, i64));
 
 impl Ready {
-    /// Prepares what `spec` says, and completes its report with what image and chain have to do with it.
-    pub(super) fn make(spec: &SanitizeSpec, job: &JobContext) -> Result<Ready> {
+    /// Prepares what `spec` says, and completes its report with what image and chain have to do with it. With `scan` the image is
+    /// scanned meanwhile: a run follows.
+    pub(super) fn make(spec: &SanitizeSpec, scan: bool, job: &JobContext) -> Result<Ready> {
         let chain = spec.chain()?;
         let disk = Arc::new(chain.disk()?);
         // Before it is read: what is written from then on must show.
         let stamps = stamps(&disk);
-        let mut prepared = spec.prepare(&disk, job)?;
+        let mut prepared = spec.prepare(&disk, scan, job)?;
         spec.finish_report(&chain, &disk, &mut prepared);
         Ok(Ready { chain, disk, prepared, stamps })
     }

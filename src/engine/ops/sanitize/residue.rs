@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::SanitizeSpec;
 use super::scan::{Early, Hits, Needles, Residue, Scanned};
@@ -60,7 +59,7 @@ pub(super) fn look(
         }
     }
     if !packed.is_empty() {
-        let Hits { bytes, found } = needles.scan(disk.as_ref(), &packed, job, &AtomicBool::new(false))?;
+        let Hits { bytes, found } = needles.scan(disk.as_ref(), &packed, job)?;
         out.bytes += bytes;
         for (offset, from) in found {
             let (place, residue) = place_of(&disk, offset, &needles.bytes_of(&from), &mut finder)?;

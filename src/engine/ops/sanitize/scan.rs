@@ -1,9 +1,11 @@
 //! The byte scan: is any of what was removed still in the image's bytes? Of each removed content a few places are looked for.
 //!
-//! It begins while the image is still being written, as most of it is not ([`Early`]); where it was written it is scanned again.
+//! It begins while the change is still being planned, as little of the image is written ([`Scanning`]); where it was written it is
+//! scanned again ([`Early`]).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use super::search::Index;
 use crate::engine::spans::Set;
@@ -128,8 +130,40 @@ impl Needles {
         self.list.len()
     }
 
-    /// Looks through what `dev` stores of `ranges` (start to end). Holes are passed over. `stop` ends it early, without a result.
-    pub(super) fn scan(&self, dev: &dyn ReadAt, ranges: &[(u64, u64)], job: &JobContext, stop: &AtomicBool) -> Result<Hits> {
+    /// Looks through what `dev` stores of `ranges` (start to end), with every processor there is. Holes are passed over.
+    pub(super) fn scan(&self, dev: &dyn ReadAt, ranges: &[(u64, u64)], job: &JobContext) -> Result<Hits> {
+        let (pass, never) = (Pass::of(self, dev, ranges)?, AtomicBool::new(false));
+        let work = || pass.work(dev, job, &never);
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).min(8).min(pass.pieces.len());
+        std::thread::scope(|s| {
+            let others: Vec<_> = (1..threads).map(|_| s.spawn(work)).collect();
+            let mut done = work();
+            for t in others {
+                let other = t.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a scanning thread gave up")));
+                done = done.and(other);
+            }
+            done
+        })?;
+        Ok(pass.hits(self))
+    }
+}
+
+/// One pass over ranges of a file, by as many threads as have time for it.
+struct Pass {
+    index: Index,
+    /// Start and end of what is read at a time.
+    pieces: Vec<(u64, u64)>,
+    /// The next piece to be read.
+    next: AtomicU64,
+    /// Bytes looked through.
+    bytes: AtomicU64,
+    /// Where needles begin, and which.
+    found: Mutex<Vec<(u64, usize)>>,
+}
+
+impl Pass {
+    /// Over what `dev` stores of `ranges` (start to end).
+    fn of(needles: &Needles, dev: &dyn ReadAt, ranges: &[(u64, u64)]) -> Result<Pass> {
         let mut pieces: Vec<(u64, u64)> = Vec::new();
         for (start, end) in ranges {
             let (mut at, end) = (*start, dev.len().min(*end));
@@ -143,48 +177,43 @@ impl Needles {
                 at = upto;
             }
         }
-        let index = Index::new(self.list.iter().map(|(n, _)| n.as_slice()).collect());
-        let (next, bytes, found) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(Vec::new()));
-        let work = || -> Result<()> {
-            let mut buf = vec![0; PIECE as usize + LONGEST];
-            while let Some((from, to)) = pieces.get(next.fetch_add(1, Relaxed) as usize) {
-                job.checkpoint()?;
-                if stop.load(Relaxed) {
-                    return Ok(());
-                }
-                // Into the next piece, as far as a needle that begins in this one may reach.
-                let until = (to + LONGEST as u64).min(dev.len());
-                let Some(buf) = buf.get_mut(..(until - from) as usize) else { continue };
-                dev.read_at(*from, buf)?;
-                bytes.fetch_add(to - from, Relaxed);
-                let mut hits = Vec::new();
-                index.search(buf, |at, n| {
-                    if let Some((_, from_file)) = self.list.get(n)
-                        && from + (at as u64) < *to
-                    {
-                        hits.push((from + at as u64, from_file.clone()));
-                    }
-                });
-                if !hits.is_empty() {
-                    let mut all = found.lock().unwrap_or_else(PoisonError::into_inner);
-                    let room = TOLD.saturating_sub(all.len());
-                    all.extend(hits.into_iter().take(room));
-                }
+        let index = Index::new(needles.list.iter().map(|(n, _)| n.clone()).collect());
+        Ok(Pass { index, pieces, next: AtomicU64::new(0), bytes: AtomicU64::new(0), found: Mutex::default() })
+    }
+
+    /// Looks through pieces that nobody has taken yet, until there are none. `stop` ends it early, and the pass is of no use then.
+    fn work(&self, dev: &dyn ReadAt, job: &JobContext, stop: &AtomicBool) -> Result<()> {
+        let mut buf = vec![0; PIECE as usize + LONGEST];
+        while let Some((from, to)) = self.pieces.get(self.next.fetch_add(1, Relaxed) as usize) {
+            job.checkpoint()?;
+            if stop.load(Relaxed) {
+                return Ok(());
             }
-            Ok(())
-        };
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).min(8).min(pieces.len());
-        std::thread::scope(|s| {
-            let others: Vec<_> = (1..threads).map(|_| s.spawn(work)).collect();
-            let mut done = work();
-            for t in others {
-                let other = t.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a scanning thread gave up")));
-                done = done.and(other);
+            // Into the next piece, as far as a needle that begins in this one may reach.
+            let until = (to + LONGEST as u64).min(dev.len());
+            let Some(buf) = buf.get_mut(..(until - from) as usize) else { continue };
+            dev.read_at(*from, buf)?;
+            self.bytes.fetch_add(to - from, Relaxed);
+            let mut hits = Vec::new();
+            self.index.search(buf, |at, n| {
+                if from + (at as u64) < *to {
+                    hits.push((from + at as u64, n));
+                }
+            });
+            if !hits.is_empty() {
+                let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = TOLD.saturating_sub(all.len());
+                all.extend(hits.into_iter().take(room));
             }
-            done
-        })?;
-        let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(Hits { bytes: bytes.into_inner(), found }.sorted())
+        }
+        Ok(())
+    }
+
+    /// What was found, once nobody is at work.
+    fn hits(&self, needles: &Needles) -> Hits {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = found.iter().filter_map(|(at, n)| Some((*at, needles.list.get(*n)?.1.clone())));
+        Hits { bytes: self.bytes.load(Relaxed), found: named.collect() }.sorted()
     }
 }
 
@@ -205,37 +234,82 @@ impl Hits {
     }
 }
 
-/// A scan of files that were being written meanwhile.
+/// A scan of an image's files in a thread of its own, ended when it is dropped.
+pub(super) struct Scanning {
+    files: Arc<Files>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+/// The files that are scanned.
+struct Files {
+    needles: Arc<Needles>,
+    list: Vec<(FileId, Device, Pass)>,
+}
+
+impl Files {
+    fn work(&self, job: &JobContext, stop: &AtomicBool) -> Result<()> {
+        self.list.iter().try_for_each(|(_, dev, pass)| dev.as_file().map_or(Ok(()), |f| pass.work(f, job, stop)))
+    }
+}
+
+impl Scanning {
+    /// Begins to look for `needles` in `files`, as far as they are host files.
+    pub(super) fn begin(needles: &Arc<Needles>, files: &[Device], job: &JobContext) -> Result<Scanning> {
+        let mut list = Vec::new();
+        for dev in files {
+            if let Some(file) = dev.as_file() {
+                list.push((file.id()?, dev.clone(), Pass::of(needles, file, &[(0, file.len())])?));
+            }
+        }
+        let (files, stop) = (Arc::new(Files { needles: needles.clone(), list }), Arc::new(AtomicBool::new(false)));
+        let work = {
+            let (files, stop, job) = (files.clone(), stop.clone(), job.clone());
+            move || files.work(&job, &stop)
+        };
+        // Without a thread it is all done in the end.
+        let thread = std::thread::Builder::new().name("scan".into()).spawn(work).ok();
+        Ok(Scanning { files, stop, thread })
+    }
+
+    /// Helps with what is left, and answers what was found.
+    pub(super) fn finish(mut self, job: &JobContext) -> Result<Early> {
+        let done = self.files.work(job, &self.stop);
+        let other = self.thread.take().map_or(Ok(Ok(())), JoinHandle::join);
+        done.and(other.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a scanning thread gave up"))))?;
+        let hits = self.files.list.iter().map(|(id, _, pass)| (*id, pass.hits(&self.files.needles)));
+        Ok(Early { files: hits.collect() })
+    }
+}
+
+impl Drop for Scanning {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(t) = self.thread.take() {
+            let _ = t.join();
+        }
+    }
+}
+
+/// What a scan found while the files were being written.
 #[derive(Debug, Default)]
 pub(super) struct Early {
     files: Vec<(FileId, Hits)>,
 }
 
 impl Early {
-    /// Scans `files`, as far as they are host files.
-    pub(super) fn scan(needles: &Needles, files: &[Device], job: &JobContext, stop: &AtomicBool) -> Result<Early> {
-        let mut out = Early::default();
-        for dev in files {
-            if let Some(file) = dev.as_file() {
-                out.files.push((file.id()?, needles.scan(file, &[(0, file.len())], job, stop)?));
-            }
-        }
-        Ok(out)
-    }
-
     /// What a scan of the whole of `dev` finds now: what was found before holds where nothing was written since, and only the rest is
     /// looked through again.
     pub(super) fn complete(&self, needles: &Needles, dev: &dyn ReadAt, written: &Written, job: &JobContext) -> Result<Hits> {
         let id = dev.as_file().and_then(|f| f.id().ok());
         let known = id.and_then(|id| Some((self.files.iter().find(|(f, _)| *f == id)?, written.of(id)?)));
-        let never = AtomicBool::new(false);
         let Some(((_, early), written)) = known else {
-            return needles.scan(dev, &[(0, dev.len())], job, &never);
+            return needles.scan(dev, &[(0, dev.len())], job);
         };
         // A needle that begins before a range may reach into it.
         let again = Set::of(written.into_iter().map(|(s, e)| (s.saturating_sub(LONGEST as u64), e)));
         let ranges: Vec<(u64, u64)> = again.iter().collect();
-        let mut now = needles.scan(dev, &ranges, job, &never)?;
+        let mut now = needles.scan(dev, &ranges, job)?;
         now.found.extend(early.found.iter().filter(|(at, _)| *at < dev.len() && again.at(*at).is_none()).cloned());
         now.bytes += early.bytes;
         Ok(now.sorted())
@@ -262,7 +336,7 @@ mod tests {
     use std::sync::Arc;
 
     fn scan(needles: &Needles, dev: &dyn ReadAt) -> Hits {
-        needles.scan(dev, &[(0, dev.len())], &JobContext::detached(), &AtomicBool::new(false)).unwrap()
+        needles.scan(dev, &[(0, dev.len())], &JobContext::detached()).unwrap()
     }
 
     #[test]
@@ -315,10 +389,12 @@ mod tests {
             let dev = written.noting(Arc::new(FileDevice::open_rw(&path).unwrap())).unwrap();
             let read: Device = Arc::new(FileDevice::open(&path).unwrap());
             let job = JobContext::detached();
-            let mut early = None;
+            let needles = Arc::new(needles);
+            let begin = || Scanning::begin(&needles, std::slice::from_ref(&read), &job).unwrap();
+            let mut scanning = None;
             for (i, (at, len, what)) in writes.iter().enumerate() {
                 if i == moment {
-                    early = Some(Early::scan(&needles, std::slice::from_ref(&read), &job, &AtomicBool::new(false)).unwrap());
+                    scanning = Some(begin());
                 }
                 match what {
                     0 => dev.write_zeroes(*at as u64, *len as u64).unwrap(),
@@ -326,7 +402,7 @@ mod tests {
                     _ => dev.write_at(*at as u64, &words[0][..len % 31]).unwrap(),
                 }
             }
-            let early = early.unwrap_or_else(|| Early::scan(&needles, std::slice::from_ref(&read), &job, &AtomicBool::new(false)).unwrap());
+            let early = scanning.unwrap_or_else(begin).finish(&job).unwrap();
             let done = early.complete(&needles, read.as_ref(), &written, &job).unwrap();
             prop_assert_eq!(done.found, scan(&needles, read.as_ref()).found);
         }

@@ -3,45 +3,43 @@
 //! Every run of eight bytes that a needle begins with goes into a filter. What is searched is probed at a stride that cannot step
 //! over a needle, and where the filter says "perhaps", the needles are compared.
 
-use std::collections::HashMap;
-
 /// Bytes of a probe.
 const GRAM: usize = 8;
-/// Bits of the filter, as a power of two: small enough to stay in the processor's nearest memory.
-const FILTER: u32 = 16;
+/// Words of the filter: as many as the processor's nearest memory holds with room to spare.
+const WORDS: usize = 1 << 12;
 
 /// Needles, ready to be searched for. Each has at least [`GRAM`] bytes; shorter ones are not found.
-pub(super) struct Index<'a> {
-    needles: Vec<&'a [u8]>,
+pub(super) struct Index {
+    needles: Vec<Vec<u8>>,
     /// The longest step that no needle fits into: every run of [`GRAM`] bytes of its first `stride + GRAM - 1` is known.
     stride: usize,
-    filter: Vec<u64>,
-    grams: HashMap<u64, Vec<(usize, usize)>>,
+    /// One bit for each hash.
+    filter: Box<[u64; WORDS]>,
+    /// The runs, the needle each is of, and where in it; ascending.
+    grams: Vec<(u64, usize, usize)>,
 }
 
-fn bit(gram: u64) -> usize {
-    (gram.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - FILTER)) as usize
-}
-
+#[inline]
 fn gram(buf: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*buf.get(at..)?.first_chunk::<GRAM>()?))
 }
 
-impl<'a> Index<'a> {
+impl Index {
     /// Of these needles.
-    pub(super) fn new(needles: Vec<&'a [u8]>) -> Self {
-        let shortest = needles.iter().map(|n| n.len()).filter(|n| *n >= GRAM).min().unwrap_or(GRAM);
+    pub(super) fn new(needles: Vec<Vec<u8>>) -> Self {
+        let long = || needles.iter().enumerate().filter(|(_, needle)| needle.len() >= GRAM);
+        let shortest = long().map(|(_, needle)| needle.len()).min().unwrap_or(GRAM);
         let stride = shortest - GRAM + 1;
-        let mut filter = vec![0u64; 1 << (FILTER - 6)];
-        let mut grams: HashMap<u64, Vec<(usize, usize)>> = HashMap::new();
-        for (n, needle) in needles.iter().enumerate() {
-            for at in 0..stride {
-                let Some(g) = gram(needle, at) else { continue };
-                let b = bit(g);
-                if let Some(word) = filter.get_mut(b / 64) {
-                    *word |= 1 << (b % 64);
-                }
-                grams.entry(g).or_default().push((n, at));
+        let mut grams: Vec<(u64, usize, usize)> = Vec::new();
+        for (n, needle) in long() {
+            grams.extend((0..stride).filter_map(|at| Some((gram(needle, at)?, n, at))));
+        }
+        grams.sort_unstable();
+        let mut filter = Box::new([0; WORDS]);
+        for (g, _, _) in &grams {
+            let (word, bit) = place(*g);
+            if let Some(w) = filter.get_mut(word) {
+                *w |= 1 << bit;
             }
         }
         Index { needles, stride, filter, grams }
@@ -52,22 +50,39 @@ impl<'a> Index<'a> {
         if self.grams.is_empty() {
             return;
         }
+        // This loop is most of a scan: what it reads stands in variables of its own.
+        let (filter, stride) = (self.filter.as_ref(), self.stride);
         let mut at = 0;
         while let Some(g) = gram(buf, at) {
-            let b = bit(g);
-            if self.filter.get(b / 64).is_some_and(|w| w & (1 << (b % 64)) != 0) {
-                for (n, within) in self.grams.get(&g).into_iter().flatten() {
-                    let start = at.wrapping_sub(*within);
-                    if let Some(needle) = self.needles.get(*n)
-                        && buf.get(start..start.wrapping_add(needle.len())) == Some(needle)
-                    {
-                        hit(start, *n);
-                    }
-                }
+            let (word, bit) = place(g);
+            if filter.get(word).is_some_and(|w| w >> bit & 1 != 0) {
+                self.compare(buf, at, g, &mut hit);
             }
-            at += self.stride;
+            at += stride;
         }
     }
+
+    /// Compares the needles that hold the run `g`, which is at `at`.
+    #[cold]
+    #[inline(never)]
+    fn compare(&self, buf: &[u8], at: usize, g: u64, hit: &mut impl FnMut(usize, usize)) {
+        let from = self.grams.partition_point(|(known, _, _)| *known < g);
+        for (_, n, within) in self.grams.iter().skip(from).take_while(|(known, _, _)| *known == g) {
+            let start = at.wrapping_sub(*within);
+            if let Some(needle) = self.needles.get(*n)
+                && buf.get(start..start.wrapping_add(needle.len())) == Some(needle.as_slice())
+            {
+                hit(start, *n);
+            }
+        }
+    }
+}
+
+/// The word of the filter that the run `g` has, and the bit in it.
+#[inline]
+fn place(g: u64) -> (usize, u32) {
+    let hash = g.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((hash >> (64 - WORDS.ilog2())) as usize, (hash >> (58 - WORDS.ilog2())) as u32 & 63)
 }
 
 #[cfg(test)]
@@ -79,7 +94,7 @@ mod tests {
         /// Against a search that compares at every byte.
         #[test]
         fn finds_what_a_plain_search_finds(
-            needles in prop::collection::vec(prop::collection::vec(0u8..3, 8..30), 0..6),
+            needles in prop::collection::vec(prop::collection::vec(0u8..3, 8..40), 0..6),
             mut hay in prop::collection::vec(0u8..3, 0..3000),
             places in prop::collection::vec((0usize..3000, 0usize..6), 0..6),
         ) {
@@ -88,7 +103,7 @@ mod tests {
                     hay[at..at + needle.len()].copy_from_slice(needle);
                 }
             }
-            let index = Index::new(needles.iter().map(Vec::as_slice).collect());
+            let index = Index::new(needles.clone());
             let mut found = Vec::new();
             index.search(&hay, |at, n| found.push((at, n)));
             found.sort_unstable();
