@@ -77,17 +77,20 @@ impl Draft {
     /// end is found. A log is too large to keep in memory, so this is done while reading, to what was
     /// written there too.
     pub fn stamp(&self, start: u64, end: u64) {
-        if start < end {
-            self.stamps.write().unwrap_or_else(std::sync::PoisonError::into_inner).push((start, end));
+        let mut all = self.stamps.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match all.last_mut().filter(|(_, stop)| *stop == start) {
+            Some((_, stop)) => *stop = end.max(*stop),
+            None if start < end => all.push((start, end)),
+            None => {}
         }
     }
-    fn stamps(&self) -> Vec<(u64, u64)> {
-        self.stamps.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    fn stamps(&self) -> RwLockReadGuard<'_, Vec<(u64, u64)>> {
+        self.stamps.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
     /// Applies the stamps to `buf`, which is what lies at `offset`.
     fn stamped(&self, over: &Overlay, offset: u64, buf: &mut [u8]) -> Result<()> {
         let end = offset + buf.len() as u64;
-        for (start, stop) in self.stamps() {
+        for (start, stop) in self.stamps().iter().copied() {
             let mut at = offset.max(start) / SECTOR * SECTOR;
             while at < end.min(stop) {
                 let mut head = [0u8; 8];

@@ -95,18 +95,19 @@ impl Overlay {
         let mut at = offset;
         while at < end {
             let (first, stop) = (at - at % PIECE, end.min(at - at % PIECE + PIECE));
-            let mut piece = match self.pieces.remove(&first) {
-                Some(piece) => piece,
-                None if at == first && stop == first + PIECE => vec![0; PIECE as usize].into(),
-                None => {
-                    let mut old = vec![0; PIECE as usize];
-                    let n = PIECE.min(self.len - first) as usize;
-                    self.read_at(first, old.get_mut(..n).unwrap_or_default())?;
-                    old.into()
-                }
-            };
             let new = bytes.get((at - offset) as usize..(stop - offset) as usize).unwrap_or_default();
-            if let Some(part) = piece.get_mut((at - first) as usize..(stop - first) as usize) {
+            let within = (at - first) as usize..(stop - first) as usize;
+            if let Some(part) = self.pieces.get_mut(&first).and_then(|p| p.get_mut(within.clone())) {
+                part.copy_from_slice(new);
+                at = stop;
+                continue;
+            }
+            let mut piece: Box<[u8]> = vec![0; PIECE as usize].into();
+            if within.len() < piece.len() {
+                let n = PIECE.min(self.len - first) as usize;
+                self.read_at(first, piece.get_mut(..n).unwrap_or_default())?;
+            }
+            if let Some(part) = piece.get_mut(within) {
                 part.copy_from_slice(new);
             }
             self.pieces.insert(first, piece);
@@ -163,6 +164,14 @@ impl ReadAt for Overlay {
         let Some(end) = offset.checked_add(buf.len() as u64).filter(|end| *end <= self.len) else {
             return Err(past_end(self, offset, buf.len() as u64));
         };
+        // Most reads are of one piece, and most of those of one that was replaced.
+        let skip = (offset % PIECE) as usize;
+        if skip + buf.len() <= PIECE as usize
+            && let Some(src) = self.pieces.get(&(offset - skip as u64)).and_then(|p| p.get(skip..skip + buf.len()))
+        {
+            buf.copy_from_slice(src);
+            return Ok(());
+        }
         read_padded(self.inner.as_ref(), offset, buf)?;
         let first = self.zeros.range(..=offset).next_back().map_or(offset, |(s, _)| *s);
         for (s, e) in self.zeros.range(first..end.max(first)) {
