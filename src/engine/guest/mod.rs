@@ -7,6 +7,7 @@ pub mod identity;
 pub mod lvm;
 pub mod lvm_grow;
 mod lvm_text;
+mod names;
 pub mod owners;
 pub mod partition;
 pub mod ready;

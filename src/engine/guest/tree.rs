@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::fs::{self, DirEntry, FileType, GuestFs, Node, Stat};
+use super::names::Names;
 use super::recognise::FsKind;
 use super::volumes::{Layout, Volume, volumes};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
@@ -46,6 +47,7 @@ pub struct Guest {
     pub mounts: Vec<Mount>,
     /// What could not be mounted, in words.
     pub problems: Vec<String>,
+    names: Names,
 }
 
 impl Guest {
@@ -53,7 +55,7 @@ impl Guest {
     ///
     /// Errors: the disk cannot be read. A disk without a root filesystem has no mounts.
     pub fn open(disk: &Device) -> Result<Guest> {
-        let mut guest = Guest { layout: volumes(disk)?, mounts: Vec::new(), problems: Vec::new() };
+        let mut guest = Guest { layout: volumes(disk)?, mounts: Vec::new(), problems: Vec::new(), names: Names::default() };
         for i in 0..guest.layout.volumes.len() {
             let Some(fs) = guest.open_volume(i) else { continue };
             if let Some(root) = root_folder(fs.as_ref()) {
@@ -78,7 +80,12 @@ impl Guest {
         };
         let fs: Arc<dyn GuestFs> = Arc::from(fs::open(dev)?);
         let root = fs.root();
-        Ok(Guest { layout, mounts: vec![Mount { at: Vec::new(), volume: i, fs, root }], problems: Vec::new() })
+        Ok(Guest {
+            layout,
+            mounts: vec![Mount { at: Vec::new(), volume: i, fs, root }],
+            problems: Vec::new(),
+            names: Names::default(),
+        })
     }
 
     /// The guest to look into: its root with what it mounts, or `partition` alone. A disk that is one filesystem without a system
@@ -102,7 +109,12 @@ impl Guest {
         let dev = layout.volumes.get(i).and_then(|v| v.dev.clone()).ok_or_else(|| Error::usage("there is no such volume"))?;
         let fs: Arc<dyn GuestFs> = Arc::from(fs::open(dev)?);
         let root = fs.root();
-        Ok(Guest { layout, mounts: vec![Mount { at: Vec::new(), volume: i, fs, root }], problems: Vec::new() })
+        Ok(Guest {
+            layout,
+            mounts: vec![Mount { at: Vec::new(), volume: i, fs, root }],
+            problems: Vec::new(),
+            names: Names::default(),
+        })
     }
 
     fn open_volume(&mut self, i: usize) -> Option<Arc<dyn GuestFs>> {
@@ -225,7 +237,11 @@ impl Guest {
         if fs.stat(dir.node)?.kind != FileType::Folder {
             return Err(Error::new(ErrorKind::NotFound, format!("what stands before '{}' is no folder", printable_bytes(name))));
         }
-        Ok(fs.lookup(dir.node, name)?.map(|node| Spot { mount: dir.mount, node }))
+        let node = match self.names.find(dir, name, || fs.list(dir.node)) {
+            Some(node) => Some(node),
+            None => fs.lookup(dir.node, name)?,
+        };
+        Ok(node.map(|node| Spot { mount: dir.mount, node }))
     }
 
     /// Facts of the file at `spot`.
