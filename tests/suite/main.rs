@@ -28,6 +28,7 @@ mod free_space;
 mod golden;
 mod grow;
 mod guest;
+mod guest_remove;
 mod guest_write;
 mod hostile;
 mod hostile_guest;

@@ -1,6 +1,7 @@
 //! Our devices in the clothes of the filesystem crates' device traits.
 
 use std::io;
+use std::ops::Range;
 
 use crate::engine::io::{Device, WriteDevice};
 
@@ -25,29 +26,8 @@ impl fs_ext4::block_io::BlockDevice for Reader {
     }
 }
 
-/// A writable device for the `rust-fs-*` crates.
+/// A writable device for `rust-fs-ext4`.
 pub(super) struct Writer(pub(super) WriteDevice);
-
-impl fs_core::BlockRead for Writer {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> fs_core::Result<()> {
-        self.0.read_at(offset, buf).map_err(|e| fs_core::Error::Io(io::Error::other(e.to_string())))
-    }
-    fn size_bytes(&self) -> u64 {
-        self.0.len()
-    }
-}
-
-impl fs_core::BlockDevice for Writer {
-    fn write_at(&self, offset: u64, buf: &[u8]) -> fs_core::Result<()> {
-        self.0.write_at(offset, buf).map_err(|e| fs_core::Error::Io(io::Error::other(e.to_string())))
-    }
-    fn flush(&self) -> fs_core::Result<()> {
-        self.0.flush().map_err(|e| fs_core::Error::Io(io::Error::other(e.to_string())))
-    }
-    fn is_writable(&self) -> bool {
-        true
-    }
-}
 
 impl fs_ext4::block_io::BlockDevice for Writer {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> fs_ext4::error::Result<()> {
@@ -61,6 +41,38 @@ impl fs_ext4::block_io::BlockDevice for Writer {
     }
     fn flush(&self) -> fs_ext4::error::Result<()> {
         self.0.flush().map_err(|e| fs_ext4::error::Error::Io(io::Error::other(e.to_string())))
+    }
+    fn is_writable(&self) -> bool {
+        true
+    }
+}
+
+/// A writable device whose log stays as it is: what is written there goes nowhere.
+pub(super) struct Unlogged {
+    pub(super) dev: WriteDevice,
+    /// Where the log is, in bytes.
+    pub(super) log: Range<u64>,
+}
+
+impl fs_core::BlockRead for Unlogged {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> fs_core::Result<()> {
+        self.dev.read_at(offset, buf).map_err(|e| fs_core::Error::Io(io::Error::other(e.to_string())))
+    }
+    fn size_bytes(&self) -> u64 {
+        self.dev.len()
+    }
+}
+
+impl fs_core::BlockDevice for Unlogged {
+    fn write_at(&self, offset: u64, buf: &[u8]) -> fs_core::Result<()> {
+        let end = offset.saturating_add(buf.len() as u64);
+        if self.log.start <= offset && end <= self.log.end {
+            return Ok(());
+        }
+        self.dev.write_at(offset, buf).map_err(|e| fs_core::Error::Io(io::Error::other(e.to_string())))
+    }
+    fn flush(&self) -> fs_core::Result<()> {
+        self.dev.flush().map_err(|e| fs_core::Error::Io(io::Error::other(e.to_string())))
     }
     fn is_writable(&self) -> bool {
         true

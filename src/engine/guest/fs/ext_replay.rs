@@ -8,7 +8,7 @@ use fs_ext4::error::Error as ExtError;
 use fs_ext4::fs::Filesystem;
 
 use super::device::{Reader, Writer};
-use super::ext_grow::raw_crc32c;
+use super::ext_super::raw_crc32c;
 use super::guarded;
 use crate::engine::error::{Error, Result};
 use crate::engine::guest::recognise::{FsKind, recognise};

@@ -1,7 +1,7 @@
 //! The write side of guest filesystems: what sanitising needs, and no more.
 //!
 //! Every edit goes to the device the filesystem was opened on; whoever plans gives a [`crate::engine::io::draft::Draft`] placed
-//! over the disk, so that nothing touches an image before the commit. What the filesystem's crate journals goes there too.
+//! over the disk, so that nothing touches an image before the commit.
 
 use super::{Ext, GuestFs, Node, Xfs};
 use crate::engine::error::{Error, ErrorKind, Result};
@@ -51,7 +51,7 @@ pub trait GuestWrite: GuestFs {
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
-/// Opens the filesystem on `dev` for writing.
+/// Opens the filesystem on `dev` for writing. A crash meanwhile may leave anything: on XFS nothing is logged.
 ///
 /// Errors: one that cannot be written (with the reason), one that was not closed properly, damage.
 pub fn open_rw(dev: WriteDevice) -> Result<Box<dyn GuestWrite>> {

@@ -19,6 +19,8 @@ const INODE_CRC: usize = 100;
 const BLOCK_CRC: usize = 4;
 /// Folder blocks of names end where, in the folder's own space, the index begins (XFS_DIR2_LEAF_OFFSET).
 const NAMES_END: u64 = 1 << 35;
+/// Bytes of an extent in an inode.
+const EXTENT: usize = 16;
 /// Head of a version 5 block of names.
 const BLOCK_HEAD: usize = 64;
 
@@ -41,17 +43,25 @@ fn wipe_names(xfs: &Xfs, dev: &dyn WriteAt, dir: Node) -> Result<()> {
     if inode.mode & 0o170_000 != 0o040_000 {
         return Ok(());
     }
+    // Byte 82 of the core: where the attributes begin, in units of 8 bytes behind it; 0 when there are none.
+    let fork = match raw.get(82).copied().unwrap_or(0) {
+        0 => raw.len(),
+        n => CORE + usize::from(n) * 8,
+    };
+    // Names were kept there before it got blocks, too.
+    let used = match inode.format {
+        fs_xfs::inode::Format::Local => Some(inode.size as usize),
+        fs_xfs::inode::Format::Extents => usize::try_from(inode.nextents).ok().and_then(|n| n.checked_mul(EXTENT)),
+        // A root of a tree, which takes the whole of it.
+        _ => None,
+    };
+    if let Some(from) = used.and_then(|n| CORE.checked_add(n))
+        && let Some(rest) = raw.get_mut(from..fork).filter(|r| r.iter().any(|b| *b != 0))
+    {
+        rest.fill(0);
+        write_inode(xfs, dev, dir, raw.clone())?;
+    }
     if inode.format == fs_xfs::inode::Format::Local {
-        // Byte 82 of the core: where the attributes begin, in units of 8 bytes behind it; 0 when there are none.
-        let fork = match raw.get(82).copied().unwrap_or(0) {
-            0 => raw.len(),
-            n => CORE + usize::from(n) * 8,
-        };
-        let from = CORE + inode.size as usize;
-        if let Some(rest) = raw.get_mut(from..fork).filter(|r| r.iter().any(|b| *b != 0)) {
-            rest.fill(0);
-            write_inode(xfs, dev, dir, raw)?;
-        }
         return Ok(());
     }
     let sb = xfs.fs.superblock();

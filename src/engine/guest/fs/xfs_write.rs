@@ -1,21 +1,71 @@
-//! Writing XFS (version 5), over `rust-fs-xfs`: every change through its log, which [`GuestWrite::finish`] leaves clean.
+//! Writing XFS (version 5), over `rust-fs-xfs`.
+//!
+//! The crate writes every change to the filesystem's log and then to its place. The log is for crashes, of which a draft has none, and
+//! is many times longer than what changes: it is left as it is, clean, and the crate's records go nowhere. No structure names a record
+//! of them (the crate leaves their sequence numbers as they were).
 
 use std::sync::Arc;
 
 use fs_xfs::Filesystem;
 use fs_xfs::write::AttrChange;
 
-use super::device::Writer;
+use super::device::Unlogged;
 use super::write::{GuestWrite, Owner, present, regular};
-use super::{Node, Xfs, guarded};
-use crate::engine::error::Result;
+use super::{GuestFs, Node, Removal, Xfs, guarded};
+use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::guest::recognise::FsInfo;
-use crate::engine::io::WriteDevice;
+use crate::engine::io::{WriteDevice, read_up_to};
+
+/// Bytes of changes that the crate keeps in memory, about, before they go to their places.
+const KEPT: usize = 1 << 20;
+
+/// Does what [`super::remove_all`] says.
+pub(super) fn remove(dev: &WriteDevice, info: FsInfo, wanted: &[Removal<'_>]) -> Result<Vec<bool>> {
+    let xfs = Xfs::open_rw(dev.clone(), info)?;
+    let mut gone = vec![false; wanted.len()];
+    for (w, gone) in wanted.iter().zip(&mut gone).filter(|(w, _)| !w.folder) {
+        xfs.take(w)?;
+        *gone = true;
+    }
+    for (w, gone) in wanted.iter().zip(&mut gone).filter(|(w, _)| w.folder) {
+        if xfs.list(w.node)?.is_empty() {
+            xfs.take(w)?;
+            *gone = true;
+        }
+    }
+    Box::new(xfs).finish()?;
+    Ok(gone)
+}
 
 impl Xfs {
+    fn take(&self, w: &Removal<'_>) -> Result<()> {
+        let remove = || match w.folder {
+            true => self.fs.remove_directory(w.dir, w.name),
+            false => self.fs.unlink_file(w.dir, w.name),
+        };
+        let found = guarded("remove a file", || match remove() {
+            Err(fs_xfs::Error::NotFound) => Ok(None),
+            other => other.map(|(ino, _)| Some(ino)),
+        })?;
+        let name = || crate::engine::units::printable_bytes(w.name).to_string();
+        match found {
+            Some(ino) if ino == w.node => {}
+            Some(_) => return Err(Error::corrupt(format!("'{}' stands for another file than was looked up", name()))),
+            None => return Err(Error::new(ErrorKind::NotFound, format!("there is no '{}' in that folder", name()))),
+        }
+        if self.fs.dirty_bytes() >= KEPT {
+            guarded("write what changed", || self.fs.sync())?;
+        }
+        Ok(())
+    }
     /// Opens it for writing.
     pub(super) fn open_rw(dev: WriteDevice, info: FsInfo) -> Result<Self> {
-        let fs = guarded("open XFS for writing", || Filesystem::mount_rw(Arc::new(Writer(dev))))?;
+        let head = read_up_to(dev.as_ref(), 0, 4096)?;
+        let sb = guarded("read XFS superblock", || fs_xfs::Superblock::parse(&head))?;
+        let start = if sb.logstart == 0 { 0 } else { sb.fsblock_offset(sb.logstart) };
+        let len = if sb.logstart == 0 { 0 } else { u64::from(sb.logblocks).saturating_mul(u64::from(sb.blocksize)) };
+        let dev = Unlogged { dev, log: start..start.saturating_add(len) };
+        let fs = guarded("open XFS for writing", || Filesystem::mount_rw(Arc::new(dev)))?;
         Xfs::over(fs, info)
     }
     /// Makes the regular file `node` empty; the crate refuses what has nothing to free.

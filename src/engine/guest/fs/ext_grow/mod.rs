@@ -12,19 +12,13 @@
 //! bitmaps of new groups are left uninitialised, as making a filesystem leaves them; their inode tables are zeros in any case.
 //! Descriptors are never moved: what would need more of them than are reserved is refused (meta_bg has them in the new groups).
 
-mod group;
 mod resize_inode;
-mod superblock;
 
-use group::{BLOCK_UNINIT, Groups, INODE_UNINIT, INODE_ZEROED};
-pub(super) use superblock::raw_crc32c;
-use superblock::{AT, Sums, Super};
-
+use super::ext_groups::{BLOCK_UNINIT, Groups, INODE_UNINIT, INODE_ZEROED};
+use super::ext_super::{AT, Sums, Super};
 use crate::engine::error::{Error, Result};
 use crate::engine::io::{WriteAt, read_vec};
 
-/// Bytes of all descriptors, at most.
-const MAX_TABLE: u64 = 256 << 20;
 /// Blocks a last group must have beside its own structures, so that it is worth having.
 const MIN_GROUP: u64 = 50;
 
@@ -34,12 +28,13 @@ const MIN_GROUP: u64 = 50;
 /// Errors: it is damaged, not clean, or uses what is not known here. Then something may have been written: `dev` is a draft.
 pub(super) fn grow(dev: &dyn WriteAt) -> Result<Option<(u64, u64)>> {
     let old = Super::read(dev)?;
+    old.refuse_growing()?;
     let block = old.block_size();
     if old.blocks().checked_mul(block).is_none_or(|size| size > dev.len()) {
         return Err(Error::corrupt("the filesystem is larger than the volume that holds it").at(AT));
     }
     let Some(mut new) = target(&old, dev.len() / block)? else { return Ok(None) };
-    let mut groups = read_groups(dev, &old)?;
+    let mut groups = Groups::read(dev, &old)?;
     groups.resize(new.groups());
     let last = old.groups() - 1;
     let more = new.group_len(last) - old.group_len(last);
@@ -55,6 +50,7 @@ pub(super) fn grow(dev: &dyn WriteAt) -> Result<Option<(u64, u64)>> {
     let free_blocks = (0..new.groups()).map(|g| groups.free_blocks(g)).sum();
     let free_inodes = (0..new.groups()).map(|g| groups.free_inodes(g)).sum();
     new.set_free(free_blocks, free_inodes);
+    new.forget_overhead();
     for index in 0..new.table_blocks() {
         let bytes = groups.block(&new, index);
         for place in new.descriptor_places(index) {
@@ -99,26 +95,6 @@ fn target(old: &Super, blocks: u64) -> Result<Option<Super>> {
         }
         return Ok(Some(new));
     }
-}
-
-fn read_groups(dev: &dyn WriteAt, sb: &Super) -> Result<Groups> {
-    if sb.table_blocks().saturating_mul(sb.block_size()) > MAX_TABLE {
-        return Err(Error::unsupported("it has more groups than are dealt with here"));
-    }
-    let mut raw = Vec::new();
-    for index in 0..sb.table_blocks() {
-        let place = sb.descriptor_places(index).first().copied().unwrap_or(0);
-        raw.extend(read_vec(dev, place.saturating_mul(sb.block_size()), sb.block_size(), sb.block_size())?);
-    }
-    let groups = Groups::new(sb, raw);
-    for g in 0..sb.groups() {
-        let inside = |block: u64, n: u64| block > 0 && block.checked_add(n).is_some_and(|end| end <= sb.blocks());
-        let sane = inside(groups.block_bitmap(g), 1) && inside(groups.inode_table(g), sb.inode_blocks());
-        if !sane || !groups.is_sealed(sb, g) || groups.free_blocks(g) > sb.per_group() {
-            return Err(Error::corrupt(format!("the descriptor of group {g} is damaged")).hint("let e2fsck mend it"));
-        }
-    }
-    Ok(groups)
 }
 
 /// Gives the last group the blocks behind its `old_len`, as free ones.

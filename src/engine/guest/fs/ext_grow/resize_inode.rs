@@ -2,8 +2,8 @@
 //! first group, names its counterparts in the groups with copies. A block that becomes one of descriptors leaves the inode; groups with
 //! copies that come to be are entered.
 
-use super::group::Groups;
-use super::superblock::{Sums, Super, raw_crc32c};
+use super::super::ext_groups::Groups;
+use super::super::ext_super::{Sums, Super, raw_crc32c};
 use crate::engine::error::{Error, Result};
 use crate::engine::io::bytes::{le16, le32, put_le16, put_le32};
 use crate::engine::io::{WriteAt, read_vec};

@@ -1,7 +1,12 @@
 //! Block group descriptors of ext. Documentation/filesystems/ext4/group_descr.rst.
 
-use super::superblock::{Sums, Super, raw_crc32c};
+use super::ext_super::{Sums, Super, raw_crc32c};
+use crate::engine::error::{Error, Result};
 use crate::engine::io::bytes::{le16, le32, put_le16, put_le32};
+use crate::engine::io::{ReadAt, read_vec};
+
+/// Bytes of all descriptors, at most.
+const MAX_TABLE: u64 = 256 << 20;
 
 /// The inode table and its bitmap were never used.
 pub(super) const INODE_UNINIT: u16 = 1;
@@ -17,9 +22,26 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Over the bytes of the table.
-    pub(super) fn new(sb: &Super, raw: Vec<u8>) -> Groups {
-        Groups { raw, size: sb.descriptor_size() as usize }
+    /// Reads those that count. Errors: one is damaged, or too many.
+    pub(super) fn read(dev: &dyn ReadAt, sb: &Super) -> Result<Groups> {
+        if sb.table_blocks().saturating_mul(sb.block_size()) > MAX_TABLE {
+            return Err(Error::unsupported("it has more groups than are dealt with here"));
+        }
+        let mut raw = Vec::new();
+        for index in 0..sb.table_blocks() {
+            let place = sb.descriptor_place(index);
+            raw.extend(read_vec(dev, place.saturating_mul(sb.block_size()), sb.block_size(), sb.block_size())?);
+        }
+        let groups = Groups { raw, size: sb.descriptor_size() as usize };
+        for g in 0..sb.groups() {
+            let inside = |block: u64, n: u64| block > 0 && block.checked_add(n).is_some_and(|end| end <= sb.blocks());
+            let bitmaps = inside(groups.block_bitmap(g), 1) && inside(groups.inode_bitmap(g), 1);
+            let sane = bitmaps && inside(groups.inode_table(g), sb.inode_blocks());
+            if !sane || !groups.is_sealed(sb, g) || groups.free_blocks(g) > sb.per_group() {
+                return Err(Error::corrupt(format!("the descriptor of group {g} is damaged")).hint("let e2fsck mend it"));
+            }
+        }
+        Ok(groups)
     }
     /// Makes it hold `n`; new ones are zeros.
     pub(super) fn resize(&mut self, n: u64) {
@@ -69,6 +91,10 @@ impl Groups {
     pub(super) fn block_bitmap(&self, group: u64) -> u64 {
         self.long(group, 0x0, 0x20)
     }
+    /// The block of its inode bitmap.
+    pub(super) fn inode_bitmap(&self, group: u64) -> u64 {
+        self.long(group, 0x4, 0x24)
+    }
     /// The first block of its inodes.
     pub(super) fn inode_table(&self, group: u64) -> u64 {
         self.long(group, 0x8, 0x28)
@@ -95,6 +121,18 @@ impl Groups {
     pub(super) fn set_free_inodes(&mut self, group: u64, n: u64, unused: u64) {
         self.set_word(group, 0xe, 0x2e, n);
         self.set_word(group, 0x1c, 0x32, unused);
+    }
+    /// Inodes at its end that were never used.
+    pub(super) fn unused_inodes(&self, group: u64) -> u64 {
+        self.word(group, 0x1c, 0x32)
+    }
+    /// Inodes of it that are folders.
+    pub(super) fn folders(&self, group: u64) -> u64 {
+        self.word(group, 0x10, 0x30)
+    }
+    /// Sets how many are.
+    pub(super) fn set_folders(&mut self, group: u64, n: u64) {
+        self.set_word(group, 0x10, 0x30, n);
     }
     /// Its flags.
     pub(super) fn flags(&self, group: u64) -> u16 {

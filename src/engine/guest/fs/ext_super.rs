@@ -1,4 +1,4 @@
-//! The superblock of ext, as far as growing needs it: sizes, counts, features, which groups hold a copy.
+//! The superblock of ext, as far as growing and removing need it: sizes, counts, features, which groups hold a copy.
 //! Documentation/filesystems/ext4/super.rst; offsets are those of `struct ext4_super_block`.
 
 use crate::engine::error::{Error, Result};
@@ -14,6 +14,7 @@ const SPARSE_SUPER: u32 = 0x1;
 const GDT_CSUM: u32 = 0x10;
 const METADATA_CSUM: u32 = 0x400;
 const META_BG: u32 = 0x10;
+const TYPED: u32 = 0x2;
 const WIDE: u32 = 0x80;
 const CSUM_SEED: u32 = 0x2000;
 const RESIZE_INODE: u32 = 0x10;
@@ -47,11 +48,10 @@ pub(super) struct Super {
 }
 
 impl Super {
-    /// Reads the first one. Errors: it makes no sense; growing it is refused, with the reason.
+    /// Reads the first one. Errors: it makes no sense.
     pub(super) fn read(dev: &dyn ReadAt) -> Result<Super> {
         let sb = Super { raw: read_vec(dev, AT, LEN, LEN)? };
         sb.check().map_err(|why| Error::corrupt(why).at(AT).op("read the ext superblock"))?;
-        sb.refuse()?;
         Ok(sb)
     }
 
@@ -87,7 +87,8 @@ impl Super {
         Ok(())
     }
 
-    fn refuse(&self) -> Result<()> {
+    /// Errors: growing it is refused, with the reason.
+    pub(super) fn refuse_growing(&self) -> Result<()> {
         let dirty =
             |why: &str| Err(Error::unsupported(why).hint("start the guest and shut it down properly, or let e2fsck mend it"));
         if self.feature(0x60, RECOVER) {
@@ -248,6 +249,14 @@ impl Super {
             has_super + u64::from(place <= 1 || place + 1 == self.per_block())
         }
     }
+    /// Where the `index`th block of descriptors is, of its places the one that counts.
+    pub(super) fn descriptor_place(&self, index: u64) -> u64 {
+        if self.has_meta_groups() && index >= self.first_meta_group() {
+            let group = index.saturating_mul(self.per_block());
+            return self.group_start(group).saturating_add(u64::from(self.has_super(group)));
+        }
+        self.first_block().saturating_add(1).saturating_add(index)
+    }
     /// Every place of the `index`th block of descriptors, the one that counts first.
     pub(super) fn descriptor_places(&self, index: u64) -> Vec<u64> {
         if self.has_meta_groups() && index >= self.first_meta_group() {
@@ -292,8 +301,22 @@ impl Super {
     pub(super) fn set_free(&mut self, blocks: u64, inodes: u64) {
         self.set_count(0xc, 0x158, blocks);
         self.set(0x10, inodes as u32);
-        // Blocks that can never hold data: the kernel counts them anew when this says nothing.
+    }
+    /// Forgets how many blocks can never hold data: the kernel counts them anew.
+    pub(super) fn forget_overhead(&mut self) {
         self.set(0x248, 0);
+    }
+    /// Inodes in all.
+    pub(super) fn inodes(&self) -> u64 {
+        u64::from(self.long(0x0))
+    }
+    /// The first inode that can be a file's; those before it are the filesystem's own.
+    pub(super) fn first_file(&self) -> u64 {
+        if self.long(0x4c) == 0 { 11 } else { u64::from(self.long(0x54)).max(11) }
+    }
+    /// Names in folders tell what they stand for (filetype).
+    pub(super) fn typed(&self) -> bool {
+        self.feature(0x60, TYPED)
     }
     fn sum(&self) -> u32 {
         raw_crc32c(!0, self.raw.get(..0x3fc).unwrap_or_default())
@@ -313,6 +336,6 @@ impl Super {
 }
 
 /// CRC32C as ext keeps it: begun with any value, and not inverted at the end.
-pub(in crate::engine::guest::fs) fn raw_crc32c(seed: u32, bytes: &[u8]) -> u32 {
+pub(super) fn raw_crc32c(seed: u32, bytes: &[u8]) -> u32 {
     !crc32c::crc32c_append(!seed, bytes)
 }
