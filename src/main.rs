@@ -11,6 +11,12 @@ fn main() -> color_eyre::Result<ExitCode> {
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     // Failures of the work are told in a line below; this is for defects of ours.
     color_eyre::install()?;
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !cowshed::engine::guest::fs::guarding() {
+            report(info);
+        }
+    }));
     Ok(match cli::run(std::env::args_os()) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

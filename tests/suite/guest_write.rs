@@ -47,17 +47,30 @@ pub const KINDS: &[(&str, &str)] = &[
 pub fn make(image: &Path, options: &str, root: &Path, megabytes: u64) {
     let _ = std::fs::remove_file(image);
     if options.is_empty() {
-        let proto = image.with_extension("proto");
-        std::fs::write(&proto, proto_of(root)).unwrap();
-        run("truncate", &["-s", "320M", s(image)]);
-        run("mkfs.xfs", &["-q", "-m", "rmapbt=1,reflink=1", "-p", s(&proto), s(image)]);
-        return;
+        return make_xfs(image, &["-m", "rmapbt=1,reflink=1"], 320, root);
     }
     let mut args: Vec<&str> = vec!["-q", "-F", "-d", s(root)];
     args.extend(options.split(' '));
     let size = format!("{megabytes}M");
     args.extend([s(image), size.as_str()]);
     run("mke2fs", &args);
+}
+
+/// The same with XFS and mkfs's further `options`.
+pub fn make_xfs(image: &Path, options: &[&str], megabytes: u64, root: &Path) {
+    let _ = std::fs::remove_file(image);
+    let proto = image.with_extension("proto");
+    std::fs::write(&proto, proto_of(root)).unwrap();
+    run("truncate", &["-s", &format!("{megabytes}M"), s(image)]);
+    let out = std::process::Command::new("mkfs.xfs")
+        .arg("-q")
+        .args(options)
+        .args(["-p", s(&proto), s(image)])
+        // What its own test suite sets: less than 300 MB are taken.
+        .envs(["TEST_DIR", "TEST_DEV", "QA_CHECK_FS"].map(|name| (name, "1")))
+        .output()
+        .expect("tests/run installs mkfs.xfs");
+    assert!(out.status.success(), "mkfs.xfs: {}", String::from_utf8_lossy(&out.stderr));
 }
 
 /// `mkfs.xfs -p` wants a list.

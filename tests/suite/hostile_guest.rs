@@ -11,7 +11,7 @@ use crate::common::{cowshed, dir, noise, run, s};
 use crate::golden;
 
 /// Runs cowshed with 3 GiB of address space and 20 s, and proves that it ended by itself.
-fn bounded(args: &[&str], what: &str) -> Output {
+pub fn bounded(args: &[&str], what: &str) -> Output {
     let home = std::env::temp_dir().join(format!("cowshed-home-{}", std::process::id()));
     let out = Command::new("timeout")
         .args(["20", "prlimit", "--as=3221225472", "--", env!("CARGO_BIN_EXE_cowshed")])

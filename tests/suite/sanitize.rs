@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::common::{cowshed, dir, noise, qemu_img, run, s};
 use crate::guest_write::{complaints, make, tree};
+use crate::physical_volume::physical_volume;
 
 pub const SECRETS: &[&str] = &[
     "SECRET-hostkey-3141592653589793",
@@ -280,44 +281,6 @@ pub fn disk(image: &Path, megabytes: u64, script: &str, parts: &[(u64, &Path)]) 
     for (at, content) in parts {
         file.write_all_at(&std::fs::read(content).unwrap(), *at).unwrap();
     }
-}
-
-/// A physical volume of LVM2 with one volume `vg/root` in two pieces, the second before the first, and `more` volumes in its text.
-pub fn physical_volume(path: &Path, content: &Path, more: &str) {
-    const EXTENT: usize = 4 << 20;
-    let data = std::fs::read(content).unwrap();
-    let extents = data.len().div_ceil(EXTENT);
-    let first = extents / 2;
-    let mut pv = vec![0u8; (1 << 20) + (extents + 1) * EXTENT];
-    let uuid = "AAAAAABBBBCCCCDDDDEEEEFFFFGGGGGG";
-    let label = &mut pv[512..1024];
-    label[..8].copy_from_slice(b"LABELONE");
-    label[20..24].copy_from_slice(&32u32.to_le_bytes());
-    label[24..32].copy_from_slice(b"LVM2 001");
-    label[32..64].copy_from_slice(uuid.as_bytes());
-    // Size; the data area and its end; the metadata area and its end.
-    let words = [1u64 << 30, 1 << 20, 0, 0, 0, 4096, (1 << 20) - 4096, 0, 0];
-    for (i, w) in words.iter().enumerate() {
-        label[64 + i * 8..72 + i * 8].copy_from_slice(&w.to_le_bytes());
-    }
-    let text = format!(
-        "vg {{ id = \"x\" extent_size = 8192 flags = []\nphysical_volumes {{ pv0 {{ id = \"AAAAAA-BBBB-CCCC-DDDD-EEEE-FFFF-GGGGGG\" pe_start = 2048 }} }}\n\
-         logical_volumes {{ root {{ id = \"r\" segment_count = 2\n\
-         segment1 {{ start_extent = 0 extent_count = {first} type = \"striped\" stripe_count = 1 stripes = [ \"pv0\", {} ] }}\n\
-         segment2 {{ start_extent = {first} extent_count = {} type = \"striped\" stripe_count = 1 stripes = [ \"pv0\", 0 ] }} }} {more} }} }}\n",
-        extents - first,
-        extents - first,
-    );
-    let area = &mut pv[4096..];
-    area[4..20].copy_from_slice(b" LVM2 x[5A%r0N*>");
-    area[40..48].copy_from_slice(&512u64.to_le_bytes());
-    area[48..56].copy_from_slice(&(text.len() as u64).to_le_bytes());
-    area[512..512 + text.len()].copy_from_slice(text.as_bytes());
-    let place = |extent: usize| (1 << 20) + extent * EXTENT;
-    let cut = (first * EXTENT).min(data.len());
-    pv[place(extents - first)..][..cut].copy_from_slice(&data[..cut]);
-    pv[place(0)..][..data.len() - cut].copy_from_slice(&data[cut..]);
-    std::fs::write(path, pv).unwrap();
 }
 
 #[test]

@@ -10,7 +10,8 @@ use cowshed::engine::io::locks::LockState;
 
 use crate::common::{cowshed, dir, qemu_img, run, s};
 use crate::guest_write::{complaints, make};
-use crate::sanitize::{disk, guest, left, physical_volume, report};
+use crate::physical_volume::physical_volume;
+use crate::sanitize::{disk, guest, left, report};
 
 /// Sanitising `image` is refused because of `why`, planned or run, and writes nothing.
 fn refused(image: &Path, more: &[&str], why: &str) {

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::lvm::crc;
 use super::lvm_text::{Text, scan};
 use super::partition::grow::{Edits, Step};
 use crate::engine::error::{Error, Result};
@@ -19,8 +20,6 @@ use crate::engine::io::bytes::{le32, le64};
 use crate::engine::io::{ReadAt, read_vec};
 use crate::engine::units::{MIB, SECTOR, printable};
 
-/// What LVM begins its checksums with.
-const SEED: u32 = 0xf597_a6cf;
 const MAGIC: &[u8] = b" LVM2 x[5A%r0N*>";
 
 /// A volume group that takes all of its device.
@@ -99,13 +98,6 @@ fn replaced(text: &str, mut changes: Vec<(Range<usize>, String)>) -> String {
         out.replace_range(range, &new);
     }
     out
-}
-
-/// LVM's CRC-32, which is neither begun nor ended with an inversion.
-fn crc(bytes: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new_with_initial(!SEED);
-    hasher.update(bytes);
-    !hasher.finalize()
 }
 
 fn bad(what: &str) -> Error {

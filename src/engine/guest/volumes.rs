@@ -173,6 +173,7 @@ fn add(layout: &mut Layout, disk: &Device, name: String, partition: Option<u32>,
             for lv in &group.volumes {
                 logical(layout, &dev, &group, lv, &at);
             }
+            layout.problems.extend(group.problems.iter().map(|p| format!("{name}: LVM2: {p}")));
             layout.groups.push(group);
         }
         Ok(None) => {}

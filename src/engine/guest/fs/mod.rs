@@ -25,9 +25,12 @@ mod write;
 mod xfs;
 mod xfs_check;
 mod xfs_grow;
+mod xfs_index;
+mod xfs_rows;
 mod xfs_scrub;
 mod xfs_write;
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ext::Ext;
@@ -186,11 +189,25 @@ pub fn open(dev: Device) -> Result<Box<dyn GuestFs>> {
     }
 }
 
+thread_local! {
+    static GUARDING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True while this thread is in a call whose panic becomes an error: a panic hook has nothing to tell then.
+pub fn guarding() -> bool {
+    GUARDING.get()
+}
+
 /// Runs a call into a filesystem crate; its errors get `what`, and a panic becomes an error.
 fn guarded<T, E: std::fmt::Display>(what: &str, call: impl FnOnce() -> std::result::Result<T, E>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(call)) {
+    let outer = GUARDING.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(call));
+    GUARDING.set(outer);
+    match done {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(e)) => Err(Error::corrupt(e.to_string()).op(what)),
-        Err(_) => Err(Error::new(ErrorKind::Internal, "the filesystem reader gave up on damaged structures").op(what)),
+        Err(_) => Err(Error::new(ErrorKind::Internal, "the filesystem reader gave up on damaged structures")
+            .op(what)
+            .hint("let the filesystem's own checker look at it")),
     }
 }

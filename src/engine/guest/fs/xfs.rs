@@ -6,14 +6,17 @@ use fs_xfs::Filesystem;
 use fs_xfs::inode::Inode;
 
 use super::device::Reader;
+use super::xfs_check::{Doubt, sound};
 use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat, guarded};
 use crate::engine::error::Result;
 use crate::engine::guest::recognise::FsInfo;
-use crate::engine::io::Device;
+use crate::engine::io::{Device, WriteDevice};
 
 /// An XFS filesystem.
 pub(super) struct Xfs {
     pub(super) fs: Filesystem,
+    /// What it is written to, if it is open for that.
+    pub(super) rw: Option<WriteDevice>,
     info: FsInfo,
     root: Node,
 }
@@ -25,7 +28,7 @@ impl Xfs {
     }
     pub(super) fn over(fs: Filesystem, info: FsInfo) -> Result<Self> {
         let root = guarded("open XFS", || fs.root_inode())?.ino;
-        Ok(Xfs { fs, info, root })
+        Ok(Xfs { fs, rw: None, info, root })
     }
     pub(super) fn inode(&self, node: Node) -> Result<(Inode, Vec<u8>)> {
         guarded("read inode", || self.fs.read_inode_raw(node))
@@ -118,9 +121,40 @@ impl GuestFs for Xfs {
         Ok(())
     }
     fn check(&self) -> Result<Vec<String>> {
-        if guarded("check XFS", || Ok::<_, fs_xfs::Error>(super::xfs_check::sound(&self.fs).is_ok())).unwrap_or(false) {
-            return Ok(Vec::new());
+        let doubt = match guarded("check XFS", || Ok::<_, fs_xfs::Error>(sound(&self.fs))) {
+            Ok(Ok(())) => return Ok(Vec::new()),
+            Ok(Err(Doubt::Wrong(what))) => Some(what),
+            Ok(Err(Doubt::Unknown)) => None,
+            Err(_) => Some("its structures make no sense"),
+        };
+        let mut found = match (self.full_check(), doubt) {
+            (Err(_), Some(what)) => return Ok(vec![what.to_string()]),
+            (found, _) => found?,
+        };
+        found.extend(doubt.filter(|_| found.is_empty()).map(String::from));
+        Ok(found)
+    }
+    fn free_ranges(&self, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
+        let sb = self.fs.superblock();
+        let block = u64::from(sb.blocksize);
+        let group = u64::from(sb.agblocks).saturating_mul(block);
+        for ag in 0..sb.agcount {
+            let free = guarded("read free space", || self.fs.free_extents(ag))?;
+            let mut free: Vec<(u64, u64)> = free.iter().map(|e| (e.startblock.into(), e.blockcount.into())).collect();
+            // Blocks set aside for the group's trees are as free as the others, and hold what they held when they were a file's.
+            free.extend(guarded("read the free list", || self.set_aside(ag))?.into_iter().map(|b| (u64::from(b), 1)));
+            free.sort_unstable();
+            for (start, len) in free {
+                visit(u64::from(ag) * group + start * block, len * block);
+            }
         }
+        Ok(())
+    }
+}
+
+impl Xfs {
+    /// The crate's check, which knows all and takes much memory.
+    fn full_check(&self) -> Result<Vec<String>> {
         let report = guarded("check XFS", || Ok::<_, fs_xfs::Error>(fs_xfs::check::check(&self.fs)))?;
         if report.is_clean() {
             return Ok(Vec::new());
@@ -132,17 +166,15 @@ impl GuestFs for Xfs {
         }
         Ok(found)
     }
-    fn free_ranges(&self, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
+
+    /// The blocks of group `ag` that its free list has, counted in the group.
+    fn set_aside(&self, ag: u32) -> std::result::Result<Vec<u32>, fs_xfs::Error> {
         let sb = self.fs.superblock();
-        let block = u64::from(sb.blocksize);
-        let group = u64::from(sb.agblocks).saturating_mul(block);
-        for ag in 0..sb.agcount {
-            let mut free = guarded("read free space", || self.fs.free_extents(ag))?;
-            free.sort_by_key(|e| e.startblock);
-            for e in free {
-                visit(u64::from(ag) * group + u64::from(e.startblock) * block, u64::from(e.blockcount) * block);
-            }
-        }
-        Ok(())
+        let mut raw = vec![0; usize::from(sb.sectsize)];
+        let head = u64::from(ag) * u64::from(sb.agblocks) * u64::from(sb.blocksize);
+        self.fs.device().read_at(head + 3 * u64::from(sb.sectsize), &mut raw)?;
+        let agf = self.fs.read_agf(ag)?;
+        let list = fs_xfs::agfl::Agfl::parse(&raw, sb, &agf, ag)?.entries(sb);
+        Ok(list.into_iter().filter(|b| *b < agf.length).collect())
     }
 }

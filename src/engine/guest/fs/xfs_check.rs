@@ -1,9 +1,12 @@
 //! A quick check of XFS, in one pass over the inodes and little memory: one bit for each block, 24 bytes for each inode in use,
 //! and with reverse mappings 64 for each extent.
 //!
-//! It only answers whether everything agrees. Where anything does not, or is of a kind it does not know (shared extents, quotas,
-//! realtime), [`sound`] doubts, and the crate's full check is asked, which takes many times the memory.
+//! It only answers whether everything agrees. Where anything is of a kind it does not know (shared extents, quotas, realtime),
+//! [`sound`] cannot tell, and the crate's full check is asked, which takes many times the memory. Where anything does not agree that
+//! check is asked too, for its words; when it finds nothing, the disagreement itself is what is told.
 //! What must agree is in "XFS Algorithms & Data Structures": allocation groups, their B+trees, inodes, forks, directories.
+
+use std::collections::BTreeMap;
 
 use fs_xfs::ag_btree::{Shape, walk_blocks};
 use fs_xfs::agfl::Agfl;
@@ -13,6 +16,7 @@ use fs_xfs::inode_btree::{INODES_PER_CHUNK, InodeChunk, Which};
 use fs_xfs::rmap::{OFF_ATTR_FORK, OFF_BMBT_BLOCK, OWN_AG, OWN_FS, OWN_INOBT, OWN_INODES, OWN_LOG, OWN_REFC, Rmap};
 use fs_xfs::{Filesystem, Superblock};
 
+use super::xfs_index;
 use crate::engine::io::bytes::{be16, be32, be64};
 
 /// Feature bit: the AGI counts the blocks of its trees.
@@ -21,29 +25,53 @@ const COUNTS_INODE_BLOCKS: u32 = 8;
 const LAZY_COUNTERS: u32 = 2;
 /// Where the AGI counts the blocks of its two trees.
 const AGI_BLOCKS: usize = 336;
+/// Bytes before the first attribute kept in an inode.
+const ATTR_HEAD: usize = 4;
 /// Version bits that only the first superblock gets, when they are first needed: attributes and quotas.
 const LATE: u16 = 0x0010 | 0x0040;
 
-/// Something does not agree, or is not understood.
-pub(super) struct Doubt;
+/// Why a filesystem is not called sound.
+#[derive(Debug)]
+pub(super) enum Doubt {
+    /// It has what is not understood here.
+    Unknown,
+    /// Something does not agree: what.
+    Wrong(&'static str),
+}
 
-type Sound = Result<(), Doubt>;
+pub(super) type Sound = Result<(), Doubt>;
+
+pub(super) const DISAGREE: Doubt = Doubt::Wrong("its structures do not agree with each other");
 
 impl From<fs_xfs::Error> for Doubt {
     fn from(_: fs_xfs::Error) -> Self {
-        Doubt
+        DISAGREE
     }
 }
 
-fn require(true_of_sound: bool) -> Sound {
-    if true_of_sound { Ok(()) } else { Err(Doubt) }
+pub(super) fn require(true_of_sound: bool) -> Sound {
+    if true_of_sound { Ok(()) } else { Err(DISAGREE) }
+}
+
+pub(super) fn known(true_of_known: bool) -> Sound {
+    if true_of_known { Ok(()) } else { Err(Doubt::Unknown) }
+}
+
+/// Says in `what` disagrees.
+fn part<T>(what: &'static str, done: Result<T, Doubt>) -> Result<T, Doubt> {
+    done.map_err(|d| if matches!(d, Doubt::Unknown) { d } else { Doubt::Wrong(what) })
 }
 
 /// Errors: it is not certain that `fs` is sound.
 pub(super) fn sound(fs: &Filesystem) -> Sound {
     let sb = fs.superblock();
-    require(sb.is_v5() && sb.rblocks == 0 && sb.qflags == 0 && !fs.was_replayed())?;
-    require(sb.features2 & LAZY_COUNTERS != 0 && sb.dblocks <= 1 << 36)?;
+    known(sb.is_v5() && sb.rblocks == 0 && sb.qflags == 0 && !fs.was_replayed())?;
+    known([sb.uquotino, sb.gquotino, sb.pquotino].iter().all(|ino| matches!(*ino, 0 | u64::MAX)))?;
+    known(sb.features2 & LAZY_COUNTERS != 0 && sb.dblocks <= 1 << 36)?;
+    part(
+        "its superblock makes no sense",
+        require(sb.dblocks > u64::from(sb.agcount.saturating_sub(1)) * u64::from(sb.agblocks)),
+    )?;
     let mut pass = Pass {
         fs,
         sb,
@@ -55,12 +83,15 @@ pub(super) fn sound(fs: &Filesystem) -> Sound {
         ifree: 0,
         icount: 0,
     };
-    (1..sb.agcount).try_for_each(|ag| pass.copy(ag))?;
-    (0..sb.agcount).try_for_each(|ag| pass.group(ag))?;
-    require(pass.claimed.iter().map(|w| u64::from(w.count_ones())).sum::<u64>() == sb.dblocks)?;
-    require((pass.icount, pass.ifree, pass.free) == (sb.icount, sb.ifree, sb.fdblocks))?;
-    require(!sb.has_rmapbt() || runs(&mut pass.had).eq(runs(&mut pass.mapped)))?;
-    pass.names()
+    part("the copies of its superblock differ", (1..sb.agcount).try_for_each(|ag| pass.copy(ag)))?;
+    part("a group's heads, trees and inodes do not agree", (0..sb.agcount).try_for_each(|ag| pass.group(ag)))?;
+    let blocks = pass.claimed.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
+    part("some blocks are neither free nor in use", require(blocks == sb.dblocks))?;
+    let counts = (pass.icount, pass.ifree, pass.free) == (sb.icount, sb.ifree, sb.fdblocks);
+    part("its superblock counts other inodes or free blocks", require(counts))?;
+    let owners = !sb.has_rmapbt() || runs(&mut pass.had).eq(runs(&mut pass.mapped));
+    part("its reverse mappings are others than its files'", require(owners))?;
+    part("its folders do not lead to its inodes", pass.names())
 }
 
 /// An inode in use.
@@ -95,6 +126,28 @@ fn runs(all: &mut [Run]) -> impl Iterator<Item = Run> {
     })
 }
 
+/// The blocks of a tree, level by level from left to right: each names those beside it.
+#[derive(Default)]
+struct Rows {
+    /// Of each level: the last block met, and the one that it says is on its right.
+    last: BTreeMap<u16, (u64, u64)>,
+    torn: bool,
+}
+
+impl Rows {
+    fn met(&mut self, level: Option<u16>, block: u64, (left, right): (Option<u64>, Option<u64>)) {
+        let (Some(level), Some(left), Some(right)) = (level, left, right) else {
+            self.torn = true;
+            return;
+        };
+        let before = self.last.insert(level, (block, right)).unwrap_or((u64::MAX, block));
+        self.torn |= before != (left, block);
+    }
+    fn end(self) -> Sound {
+        require(!self.torn && self.last.values().all(|(_, right)| *right == u64::MAX))
+    }
+}
+
 struct Pass<'a> {
     fs: &'a Filesystem,
     sb: &'a Superblock,
@@ -122,12 +175,12 @@ impl Pass<'_> {
     }
     fn read(&self, place: u64, len: usize) -> Result<Vec<u8>, Doubt> {
         let mut raw = vec![0; len];
-        self.fs.device().read_at(place, &mut raw).map_err(|_| Doubt)?;
+        self.fs.device().read_at(place, &mut raw).map_err(|_| DISAGREE)?;
         Ok(raw)
     }
     /// Nobody else has these blocks.
     fn claim(&mut self, ag: u32, start: u32, len: u64, whose: Whose) -> Sound {
-        let end = u64::from(start).checked_add(len).ok_or(Doubt)?;
+        let end = u64::from(start).checked_add(len).ok_or(DISAGREE)?;
         require(ag < self.sb.agcount && len > 0 && end <= self.group_len(ag))?;
         let first = u64::from(ag) * u64::from(self.sb.agblocks);
         let (mut at, end) = (first + u64::from(start), first + end);
@@ -137,7 +190,7 @@ impl Pass<'_> {
         while at < end {
             let n = (64 - at % 64).min(end - at);
             let bits = (u64::MAX >> (64 - n)) << (at % 64);
-            let word = self.claimed.get_mut((at / 64) as usize).ok_or(Doubt)?;
+            let word = self.claimed.get_mut((at / 64) as usize).ok_or(DISAGREE)?;
             require(*word & bits == 0)?;
             *word |= bits;
             at += n;
@@ -154,12 +207,16 @@ impl Pass<'_> {
         record: fn(&[u8], usize) -> T,
     ) -> Result<(Vec<T>, u32), Doubt> {
         let (fs, size, start) = (self.fs, self.sb.blocksize, self.place(ag, 0));
+        let mut rows = Rows::default();
         let read = |block: u32| {
             let mut raw = vec![0; size as usize];
             fs.device().read_at(start + u64::from(block) * u64::from(size), &mut raw)?;
+            let beside = |at| be32(&raw, at).map(|b| if b == u32::MAX { u64::MAX } else { u64::from(b) });
+            rows.met(be16(&raw, 4), u64::from(block), (beside(8), beside(12)));
             Ok(raw)
         };
         let (records, blocks) = walk_blocks(self.sb, shape, ag, root.0, root.1, read, record)?;
+        rows.end()?;
         blocks.iter().try_for_each(|b| self.claim(ag, *b, 1, (whose, 0)))?;
         Ok((records, blocks.len() as u32))
     }
@@ -192,7 +249,7 @@ impl Pass<'_> {
         if sb.has_reflink() && agf.refcount_level > 0 {
             let root = (agf.refcount_root, agf.refcount_level);
             let (shared, _) = self.tree(fs_xfs::refcount::shape(), OWN_REFC, ag, root, fs_xfs::refcount::decode)?;
-            require(shared.is_empty())?;
+            known(shared.is_empty())?;
         }
         self.free_space(ag, &agf)?;
         self.inodes(ag, &agi)
@@ -201,13 +258,14 @@ impl Pass<'_> {
     /// Both trees of free space, which hold the same extents.
     fn free_space(&mut self, ag: u32, agf: &fs_xfs::ag::Agf) -> Sound {
         use fs_xfs::ag::agf_btree::{BNO, CNT, RMAP};
-        let root = |which: usize| agf.roots.get(which).copied().zip(agf.levels.get(which).copied()).ok_or(Doubt);
+        let root = |which: usize| agf.roots.get(which).copied().zip(agf.levels.get(which).copied()).ok_or(DISAGREE);
         let (by_block, n) = self.tree(Order::ByBlock.shape(), OWN_AG, ag, root(BNO)?, decode_free_extent)?;
         let (by_count, m) = self.tree(Order::ByCount.shape(), OWN_AG, ag, root(CNT)?, decode_free_extent)?;
         let mut beyond_roots = n + m - 2;
         if self.sb.has_rmapbt() {
             let (mapped, l) = self.tree(fs_xfs::rmap::shape(), OWN_AG, ag, root(RMAP)?, fs_xfs::rmap::decode)?;
             beyond_roots += l - 1;
+            require(mapped.iter().all(|r| r.owner >= 0 || r.offset == 0))?;
             let first = u64::from(ag) * u64::from(self.sb.agblocks);
             let fork = |r: &Rmap| if r.offset & OFF_BMBT_BLOCK != 0 { OFF_BMBT_BLOCK } else { r.offset & OFF_ATTR_FORK };
             let run = |r: &Rmap| (first + u64::from(r.startblock), u64::from(r.blockcount), (r.owner, fork(r)));
@@ -255,7 +313,7 @@ impl Pass<'_> {
             // One block of inodes at a time.
             let (mut last, mut bytes) = (None, Vec::new());
             for n in there() {
-                let number = c.startino.checked_add(u32::from(n)).ok_or(Doubt)?;
+                let number = c.startino.checked_add(u32::from(n)).ok_or(DISAGREE)?;
                 let block = number >> sb.inopblog;
                 if last.replace(block) != Some(block) {
                     self.claim(ag, block, 1, (OWN_INODES, 0))?;
@@ -263,7 +321,7 @@ impl Pass<'_> {
                 }
                 let size = usize::from(sb.inodesize);
                 let at = (number - (block << sb.inopblog)) as usize * size;
-                let raw = bytes.get(at..at + size).ok_or(Doubt)?;
+                let raw = bytes.get(at..at + size).ok_or(DISAGREE)?;
                 self.inode(sb.join_ino(ag, number), raw, c.is_free(n))?;
             }
         }
@@ -283,39 +341,50 @@ impl Pass<'_> {
         require(self.inodes.last().is_none_or(|last| last.ino < ino))?;
         let size = usize::from(self.sb.inodesize);
         let (start, end) = inode.data_fork_range(size);
-        self.fork((ino, 0), inode.format, raw.get(start..end).ok_or(Doubt)?, inode.nextents)?;
+        let mut blocks = self.fork((ino, 0), inode.format, raw.get(start..end).ok_or(DISAGREE)?, inode.nextents)?;
         if let Some((start, end)) = inode.attr_fork_range(size) {
-            self.fork((ino, OFF_ATTR_FORK), inode.aformat, raw.get(start..end).ok_or(Doubt)?, u64::from(inode.anextents))?;
+            let fork = raw.get(start..end).ok_or(DISAGREE)?;
+            // Attributes in the inode begin with their length, itself counted.
+            let short = be16(fork, 0).map_or(0, usize::from);
+            require(inode.aformat != Format::Local || (ATTR_HEAD..=fork.len()).contains(&short))?;
+            blocks += self.fork((ino, OFF_ATTR_FORK), inode.aformat, fork, u64::from(inode.anextents))?;
         }
+        require(blocks == inode.nblocks)?;
+        require(inode.size > 0 || inode.file_type() != Some(FileType::Symlink))?;
         self.inodes.push(Seen { ino, kind: inode.file_type(), links: inode.nlink, names: 0, reached: false });
         Ok(())
     }
 
-    /// The blocks that one fork of an inode maps, and those of its tree.
-    fn fork(&mut self, (ino, flag): (u64, u64), format: Format, fork: &[u8], extents: u64) -> Sound {
+    /// The blocks that one fork of an inode maps, and those of its tree: how many.
+    fn fork(&mut self, (ino, flag): (u64, u64), format: Format, fork: &[u8], extents: u64) -> Result<u64, Doubt> {
         let (fs, sb) = (self.fs, self.sb);
+        let mut rows = Rows::default();
         let block = |b: u64| {
             let mut raw = vec![0; sb.blocksize as usize];
             fs.device().read_at(sb.fsblock_offset(b), &mut raw)?;
+            rows.met(be16(&raw, 4), b, (be64(&raw, 8), be64(&raw, 16)));
             Ok(raw)
         };
         let (extents, tree) = match format {
             Format::Extents => (fs_xfs::extent::parse_list(fork, extents)?, Vec::new()),
             Format::Btree => fs_xfs::bmbt::walk_with_blocks(fork, extents, sb, ino, block)?,
-            _ => return Ok(()),
+            _ => return Ok(0),
         };
-        let owner = i64::try_from(ino).map_err(|_| Doubt)?;
+        rows.end()?;
+        let owner = i64::try_from(ino).map_err(|_| DISAGREE)?;
         let all = extents.iter().map(|e| (e.startblock, e.blockcount, flag));
+        let mut blocks = 0u64;
         for (start, len, flag) in all.chain(tree.into_iter().map(|b| (b, 1, OFF_BMBT_BLOCK))) {
             let (ag, block) = sb.split_fsblock(start);
             self.claim(ag, block, len, (owner, flag))?;
+            blocks = blocks.saturating_add(len);
         }
-        Ok(())
+        Ok(blocks)
     }
 
     fn seen(&mut self, ino: u64) -> Result<&mut Seen, Doubt> {
-        let at = self.inodes.binary_search_by_key(&ino, |s| s.ino).map_err(|_| Doubt)?;
-        self.inodes.get_mut(at).ok_or(Doubt)
+        let at = self.inodes.binary_search_by_key(&ino, |s| s.ino).map_err(|_| DISAGREE)?;
+        self.inodes.get_mut(at).ok_or(DISAGREE)
     }
 
     /// From the root on: every name leads to an inode in use of the kind it says, and every inode has as many as it counts.
@@ -325,6 +394,7 @@ impl Pass<'_> {
         self.seen(sb.rootino)?.reached = true;
         while let Some(dir) = open.pop() {
             let (inode, raw): (Inode, Vec<u8>) = fs.read_inode_raw(dir)?;
+            xfs_index::agrees(fs, &inode, &raw)?;
             let mut folders = 0;
             for entry in fs.read_dir(&inode, &raw)? {
                 let ftype = sb.has_ftype().then_some(entry.ftype).flatten();
@@ -440,6 +510,13 @@ mod tests {
             &["path /large", "write -d u3.bmx[0].blockcount 20"],
             &["path /", "write -d u3.sfdir3.list[0].inumber.i4 999999"],
             &["path /many", "dblock 0", "write -d du[3].inumber 133"],
+            &["path /many", "dblock 8388608", "write -d lhdr.count 100"],
+            &["path /many", "dblock 8388608", "write -d lents[7].hashval 1"],
+            &["path /many", "dblock 8388608", "write -d lents[7].address 0x7fffffff"],
+            &["agf 0", "addr bnoroot", "write -d rightsib 1"],
+            &["path /large", "write -d core.nblocks 99"],
+            &["path /link", "write -d core.size 0"],
+            &["path /large", "write -d core.forkoff 30", "write -d core.aformat 1"],
         ];
         for damage in damages {
             let image = dir.path().join("bad.xfs");

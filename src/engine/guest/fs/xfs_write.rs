@@ -64,9 +64,11 @@ impl Xfs {
         let sb = guarded("read XFS superblock", || fs_xfs::Superblock::parse(&head))?;
         let start = if sb.logstart == 0 { 0 } else { sb.fsblock_offset(sb.logstart) };
         let len = if sb.logstart == 0 { 0 } else { u64::from(sb.logblocks).saturating_mul(u64::from(sb.blocksize)) };
-        let dev = Unlogged { dev, log: start..start.saturating_add(len) };
-        let fs = guarded("open XFS for writing", || Filesystem::mount_rw(Arc::new(dev)))?;
-        Xfs::over(fs, info)
+        let unlogged = Unlogged { dev: dev.clone(), log: start..start.saturating_add(len) };
+        let fs = guarded("open XFS for writing", || Filesystem::mount_rw(Arc::new(unlogged)))?;
+        let mut xfs = Xfs::over(fs, info)?;
+        xfs.rw = Some(dev);
+        Ok(xfs)
     }
     /// Makes the regular file `node` empty; the crate refuses what has nothing to free.
     fn cut(&self, node: Node) -> Result<()> {
@@ -121,6 +123,8 @@ impl GuestWrite for Xfs {
         guarded("set the mode", || self.fs.change_attributes(node, &change)).map(drop)
     }
     fn finish(self: Box<Self>) -> Result<()> {
-        guarded("close XFS", || self.fs.unmount())
+        let Xfs { fs, rw, .. } = *self;
+        guarded("close XFS", || fs.unmount())?;
+        rw.iter().try_for_each(super::xfs_rows::join)
     }
 }

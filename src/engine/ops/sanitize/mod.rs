@@ -16,6 +16,7 @@ mod marker;
 mod outlook;
 mod prepare;
 mod ready;
+mod refuse;
 mod report;
 mod residue;
 mod scan;
@@ -46,6 +47,9 @@ use crate::engine::io::watched::Written;
 use crate::engine::io::{ReadAt, sys};
 use crate::engine::job::{Claim, JobContext};
 use crate::engine::units::{KIB, binary, count};
+
+/// What to do about a filesystem that is damaged.
+const MEND: &str = "have e2fsck or xfs_repair mend it first";
 
 /// What to do with an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -221,7 +225,9 @@ fn undo_bytes(p: &Prepared) -> u64 {
 impl SanitizeSpec {
     fn prepare(&self, disk: &Arc<Disk>, scan: bool, job: &JobContext) -> Result<Prepared> {
         let operations = self.selection.operations()?;
-        prepare(disk, &Wish { image: &self.image, operations: &operations, replay: self.replay, scan }, job).path(&self.image)
+        let wish = Wish { image: &self.image, operations: &operations, replay: self.replay, scan };
+        let damaged = |e: Error| if e.kind() == ErrorKind::Corrupt { e.hint(MEND) } else { e };
+        prepare(disk, &wish, job).path(&self.image).map_err(damaged)
     }
 
     /// Errors: what an earlier sanitising removed is still kept where this one would keep what it removes.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::edit::{Target, apply};
+use super::refuse::refuse;
 use super::report::{Entry, Report, Shown, State, diff, word};
 use super::scan::{Needles, Scanning};
 use crate::engine::chain::Disk;
@@ -54,7 +55,7 @@ pub(super) struct Wish<'a> {
     pub(super) scan: bool,
 }
 
-/// Prepares it. Errors: a rule refuses (see [`refuse`]), damage, a defect of ours found by the check.
+/// Prepares it. Errors: a rule refuses (see `refuse.rs`), damage, a defect of ours found by the check.
 pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Result<Prepared> {
     let before: Device = Arc::new(Cached::new(disk.clone()));
     let draft = Arc::new(Draft::new(before.clone()));
@@ -78,7 +79,7 @@ pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Re
     volumes.sort_unstable();
     volumes.dedup();
     let (mut survey, mut needles) = (Survey::new(&guest), Needles::default());
-    let damaged = |what: &str| Error::corrupt(format!("its check finds: {what}")).hint("have e2fsck or xfs_repair mend it first");
+    let damaged = |what: &str| Error::corrupt(format!("its check finds: {what}"));
     while_checked(&guest, &volumes, &damaged, job, || {
         for operation in wish.operations {
             job.checkpoint()?;
@@ -167,62 +168,6 @@ fn free_ranges(volume: &Volume, fs: &dyn GuestFs) -> Result<Set> {
     let mut all = Vec::new();
     fs.free_ranges(&mut |at, len| volume.on_disk(at, len, |place, n| all.push((place, place + n))))?;
     Ok(Set::of(all))
-}
-
-/// Refuses what must not be written; answers what to warn of.
-fn refuse(guest: &Guest, replay: bool) -> Result<Vec<String>> {
-    let mut warnings = Vec::new();
-    for v in &guest.layout.volumes {
-        // Who knows what is mounted from it, or, of a snapshot, which blocks it shares with what would be written.
-        if let Some(why) = v.problem.as_ref().filter(|_| v.logical_volume) {
-            return Err(Error::unsupported(format!("{}: {why}", v.name)));
-        }
-        let Some(info) = &v.info else { continue };
-        let locked = match info.kind {
-            FsKind::Hibernated => {
-                return Err(Error::unsupported(format!(
-                    "{}: a suspended system is in the swap; it would wake up on a disk that changed",
-                    v.name
-                ))
-                .hint("start the guest, and shut it down"));
-            }
-            FsKind::Luks => "it is encrypted (LUKS), and without its key nothing in it is seen",
-            FsKind::BitLocker => "it is encrypted (BitLocker), and nothing in it is seen",
-            FsKind::Md => "it is a part of an MD RAID, which is not read",
-            FsKind::Zfs | FsKind::Bcachefs => "its filesystem is not read",
-            FsKind::Ntfs if guest.mounts.is_empty() => "it is NTFS: Windows guests are not sanitised",
-            _ => continue,
-        };
-        if guest.mounts.is_empty() {
-            return Err(Error::unsupported(format!("{}: {locked}", v.name)));
-        }
-        warnings.push(format!("{}: {locked}; it is left as it is", v.name));
-    }
-    if guest.mounts.is_empty() {
-        let lost: Vec<String> =
-            guest.layout.volumes.iter().filter_map(|v| Some(format!("{}: {}", v.name, v.problem.as_ref()?))).collect();
-        let why = lost.iter().chain(&guest.problems).chain(&guest.layout.problems).next().cloned();
-        let error = Error::new(
-            ErrorKind::NotFound,
-            format!("no root filesystem was found on this disk{}", why.map(|w| format!(" ({w})")).unwrap_or_default()),
-        );
-        return Err(error.hint("cowshed inspect shows what is on it"));
-    }
-    for (i, m) in guest.mounts.iter().enumerate() {
-        let Some(v) = guest.layout.volumes.get(m.volume) else { continue };
-        let (Some(dev), Some(info)) = (&v.dev, &v.info) else { continue };
-        if let Some(why) = fs::refusal(dev, info, replay)? {
-            // A small FAT for the firmware holds nothing that is removed.
-            if i > 0 && matches!(info.kind, FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32) {
-                continue;
-            }
-            return Err(Error::unsupported(format!("{} ({}): {why}", v.name, info.kind.name())));
-        }
-    }
-    if let Some(p) = guest.problems.first() {
-        return Err(Error::unsupported(format!("a filesystem of the guest cannot be read: {p}")));
-    }
-    Ok(warnings)
 }
 
 /// Asks one operation, and takes note of the bytes that must be gone afterwards.

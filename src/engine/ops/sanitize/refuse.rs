@@ -1,0 +1,91 @@
+//! What is not sanitised: refused before anything is looked for, with the reason.
+
+use crate::engine::error::{Error, ErrorKind, Result};
+use crate::engine::guest::fs;
+use crate::engine::guest::recognise::FsKind;
+use crate::engine::guest::tree::Guest;
+
+const SHOWN: &str = "cowshed inspect shows what is on it";
+
+/// Refuses what must not be written; answers what to warn of.
+pub(super) fn refuse(guest: &Guest, replay: bool) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    if let Some((group, why)) = guest.layout.groups.iter().find_map(|g| Some((&g.name, g.problems.first()?))) {
+        return Err(Error::corrupt(format!("volume group {group}: {why}"))
+            .op("read LVM2 metadata")
+            .hint("vgck or pvck in the guest says what is wrong; vgcfgrestore brings back metadata that was good"));
+    }
+    for v in &guest.layout.volumes {
+        // Who knows what is mounted from it, or, of a snapshot, which blocks it shares with what would be written.
+        if let Some(why) = v.problem.as_ref().filter(|_| v.logical_volume) {
+            return Err(Error::unsupported(format!("{}: {why}", v.name)).hint(SHOWN));
+        }
+        let Some(info) = &v.info else { continue };
+        let locked = match info.kind {
+            FsKind::Hibernated => {
+                return Err(Error::unsupported(format!(
+                    "{}: a suspended system is in the swap; it would wake up on a disk that changed",
+                    v.name
+                ))
+                .hint("start the guest, and shut it down"));
+            }
+            FsKind::Luks => "it is encrypted (LUKS), and without its key nothing in it is seen",
+            FsKind::BitLocker => "it is encrypted (BitLocker), and nothing in it is seen",
+            FsKind::Md => "it is a part of an MD RAID, which is not read",
+            FsKind::Zfs | FsKind::Bcachefs => "its filesystem is not read",
+            FsKind::Ntfs if guest.mounts.is_empty() => "it is NTFS: Windows guests are not sanitised",
+            _ => continue,
+        };
+        if guest.mounts.is_empty() {
+            return Err(Error::unsupported(format!("{}: {locked}", v.name)).hint(SHOWN));
+        }
+        warnings.push(format!("{}: {locked}; it is left as it is", v.name));
+    }
+    if guest.mounts.is_empty() {
+        let lost: Vec<String> =
+            guest.layout.volumes.iter().filter_map(|v| Some(format!("{}: {}", v.name, v.problem.as_ref()?))).collect();
+        let why = lost.iter().chain(&guest.problems).chain(&guest.layout.problems).next().cloned();
+        let error = Error::new(
+            ErrorKind::NotFound,
+            format!("no root filesystem was found on this disk{}", why.map(|w| format!(" ({w})")).unwrap_or_default()),
+        );
+        return Err(error.hint(SHOWN));
+    }
+    for (i, m) in guest.mounts.iter().enumerate() {
+        let Some(v) = guest.layout.volumes.get(m.volume) else { continue };
+        let (Some(dev), Some(info)) = (&v.dev, &v.info) else { continue };
+        if let Some(why) = fs::refusal(dev, info, replay)? {
+            // A small FAT for the firmware holds nothing that is removed.
+            if i > 0 && matches!(info.kind, FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32) {
+                continue;
+            }
+            return Err(Error::unsupported(format!("{} ({}): {why}", v.name, info.kind.name())).hint(SHOWN));
+        }
+    }
+    if let Some(p) = guest.problems.first() {
+        return Err(Error::unsupported(format!("a filesystem of the guest cannot be read: {p}")).hint(SHOWN));
+    }
+    overlaps(guest)?;
+    Ok(warnings)
+}
+
+/// What is free in one partition must not be another's.
+fn overlaps(guest: &Guest) -> Result<()> {
+    let mut parts: Vec<(u64, u64, &str)> = Vec::new();
+    for v in guest.layout.volumes.iter().filter(|v| !v.logical_volume && v.len > 0) {
+        parts.extend(v.start.map(|s| (s, s.saturating_add(v.len), v.name.as_str())));
+    }
+    parts.sort_unstable();
+    for pair in parts.windows(2) {
+        if let [(_, end, one), (start, _, other)] = pair
+            && end > start
+        {
+            return Err(Error::corrupt(format!(
+                "partitions {one} and {other} overlap: what is free in one may be in use in the other"
+            ))
+            .at(*start)
+            .hint("cowshed inspect shows them; sfdisk or gdisk mends the partition table"));
+        }
+    }
+    Ok(())
+}
