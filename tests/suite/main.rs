@@ -56,6 +56,7 @@ mod resize;
 mod sanitize;
 mod sanitize_damage;
 mod sanitize_damage_lvm;
+mod sanitize_killed;
 mod sanitize_refusals;
 mod sanitize_trouble;
 mod snapshot_images;

@@ -13,7 +13,7 @@ use crate::guest_write::{complaints, make, tree};
 use crate::sanitize::{guest, left, report};
 
 /// Runs `cowshed sanitize` on `image` with strace's `inject` (a call of the kernel, and what happens to it).
-fn injected(image: &Path, inject: &str, more: &[&str]) -> Output {
+pub fn injected(image: &Path, inject: &str, more: &[&str]) -> Output {
     Command::new("strace")
         .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64,fdatasync,fallocate", "-e", &format!("inject={inject}")])
         .args([env!("CARGO_BIN_EXE_cowshed"), "sanitize"])
@@ -24,7 +24,7 @@ fn injected(image: &Path, inject: &str, more: &[&str]) -> Output {
 }
 
 /// Calls of `name` that a whole sanitising of `image` makes.
-fn calls(image: &Path, name: &str) -> usize {
+pub fn calls(image: &Path, name: &str) -> usize {
     let log = image.with_extension("log");
     let out = Command::new("strace")
         .args(["-f", "-qq", "-o", s(&log), "-e", &format!("trace={name}"), env!("CARGO_BIN_EXE_cowshed"), "sanitize", s(image)])
@@ -34,7 +34,7 @@ fn calls(image: &Path, name: &str) -> usize {
     std::fs::read_to_string(&log).unwrap().lines().filter(|l| l.contains(name)).count()
 }
 
-fn undo_of(image: &Path) -> PathBuf {
+pub fn undo_of(image: &Path) -> PathBuf {
     PathBuf::from(format!("{}.sanitize-undo", s(image)))
 }
 

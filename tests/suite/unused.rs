@@ -101,3 +101,42 @@ fn a_lost_cluster_is_wiped_unless_the_image_is_damaged() {
     let said = std::process::Command::new("qemu-img").args(["check", s(&image)]).output().unwrap();
     assert_eq!(said.status.code(), Some(3), "still a leak, which is for a repair to give back");
 }
+
+/// A writer that is gone before it said where its blocks are.
+#[test]
+fn blocks_that_no_table_names_are_wiped_in_every_other_format() {
+    const SECRET: u8 = 0x5a;
+    let d = dir();
+    for (format, kept, lost) in [
+        (Format::Vdi, 1 << 20, 5 << 20),
+        (Format::Vhd, 2 << 20, 6 << 20),
+        (Format::Vhdx, 8 << 20, 40 << 20),
+        (Format::Vmdk, 1 << 20, 5 << 20),
+    ] {
+        let image = d.path().join(format!("a.{}", format.name()));
+        let block = noise(9, 70_000);
+        let writer = crate::common::create(format, &image, 64 << 20, &[], None);
+        writer.write(kept, &block).unwrap();
+        writer.finish().unwrap();
+        drop(writer);
+        let before = crate::common::content(&image);
+        // Nobody flushes; then somebody goes on behind it.
+        crate::common::open_writer(&image).write(lost, &[SECRET; 65536]).unwrap();
+        assert!(holds(&std::fs::read(&image).unwrap(), &[SECRET; 512]), "{format}: nothing is lost: the test shows nothing");
+        assert!(crate::common::content(&image) == before, "{format}");
+        let writer = crate::common::open_writer(&image);
+        assert!(writer.wipe_unused().unwrap() > 0, "{format}");
+        assert_eq!(writer.wipe_unused().unwrap(), 0, "{format}: a second time there is nothing");
+        writer.write(lost + (4 << 20), &block).unwrap();
+        writer.finish().unwrap();
+        // Of a VHD's footer, which has moved on, there may be some bytes.
+        assert!(writer.wipe_unused().unwrap() < 4096, "{format}: what was just written is used");
+        drop(writer);
+        assert!(!holds(&std::fs::read(&image).unwrap(), &[SECRET; 64]), "{format}");
+        let mut expected = before;
+        expected[lost as usize + (4 << 20)..][..block.len()].copy_from_slice(&block);
+        assert!(crate::common::content(&image) == expected, "{format}");
+        let qemu = if format == Format::Vhd { "vpc" } else { format.name() };
+        assert!(crate::common::qemu_content(qemu, &image)[..expected.len()] == expected[..], "{format}: as qemu-img reads it");
+    }
+}

@@ -71,6 +71,8 @@ pub trait Layout: Send + Sized + 'static {
     fn commit(&mut self) -> Result<()>;
     /// From now on [`Layout::begin`] changes nothing that children recognise their parent by.
     fn keep_identity(&mut self) {}
+    /// Places in the file (offset, length) where blocks may have been that nothing refers to. All is committed.
+    fn lost(&self) -> Result<Vec<(u64, u64)>>;
     /// Empties the table, durably, and cuts the file behind the structures. The session has begun and all is committed.
     fn clear(&mut self) -> Result<()>;
     /// Records another parent, durably. The session has begun and all is committed; without a parent no block is held in part.
@@ -349,6 +351,16 @@ impl<L: Layout> DiskWriter for BlockWriter<L> {
         layout.commit()?;
         layout.begin()?;
         layout.clear()
+    }
+    fn wipe_unused(&self) -> Result<u64> {
+        let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let mut layout = lock(&self.layout);
+        layout.commit()?;
+        let wiped = super::lost::wipe(self.dev.as_ref(), &layout.lost()?)?;
+        if wiped > 0 {
+            self.dev.flush()?;
+        }
+        Ok(wiped)
     }
     fn set_backing(&self, backing: Option<&NewBacking>) -> Result<()> {
         let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);

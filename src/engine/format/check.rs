@@ -172,6 +172,8 @@ pub struct CheckReport {
     pub lost: Vec<(u64, u64)>,
     /// What else a repair gives up, by name.
     pub given_up: Vec<String>,
+    /// Places of the file (offset, length) that are used by nothing and could hold a unit, where the check looks for them by itself.
+    pub unused: Vec<(u64, u64)>,
 }
 
 impl CheckReport {

@@ -10,6 +10,7 @@ pub mod cow;
 pub mod crypto;
 pub mod front;
 pub mod iso;
+pub mod lost;
 pub mod named;
 pub mod probe;
 pub mod qcow;

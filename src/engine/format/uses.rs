@@ -102,6 +102,7 @@ impl Uses {
                 let bytes = place(at + gap).saturating_sub(place(at));
                 let spot = Spot { offset: Some(place(at)), guest: None, detail: format!("{bytes} bytes") };
                 report.note_many(rule, spot, gap / least.max(1));
+                report.unused.push((place(at), bytes));
             }
             at = at.max(range.end);
         }

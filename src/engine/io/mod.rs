@@ -129,6 +129,9 @@ pub fn read_vec(dev: &dyn ReadAt, offset: u64, len: u64, cap: u64) -> Result<Vec
 pub fn read_up_to(dev: &dyn ReadAt, offset: u64, max: usize) -> Result<Vec<u8>> {
     let n = dev.len().saturating_sub(offset).min(max as u64) as usize;
     let mut buf = vec![0u8; n];
+    if n == 0 {
+        return Ok(buf);
+    }
     dev.read_at(offset, &mut buf)?;
     Ok(buf)
 }

@@ -4,9 +4,10 @@
 
 use crate::engine::error::Result;
 use crate::engine::format::check::Severity;
+use crate::engine::format::lost::zero;
 use crate::engine::format::ranges::Ranges;
-use crate::engine::io::bytes::{be64, is_zero};
-use crate::engine::io::{Device, WriteAt, WriteDevice, read_padded};
+use crate::engine::io::bytes::be64;
+use crate::engine::io::{Device, WriteDevice, read_padded};
 use crate::engine::units::SECTOR;
 
 use super::check::Checker;
@@ -15,9 +16,6 @@ use super::header;
 use super::stored::Last;
 use super::tables::COMPRESSED;
 use super::writer::Shared;
-
-/// Bytes looked at at once.
-const PIECE: u64 = 1 << 20;
 
 impl Shared {
     /// Makes everything durable and then wipes what nothing refers to; how many bytes that were. An image with damage is left as it
@@ -116,21 +114,4 @@ fn gaps(packed: &Ranges, at: u64, stop: u64, cluster: std::ops::Range<u64>) -> V
         }
     }
     out
-}
-
-/// Makes `start..end` zero where it is not; how many bytes were not.
-fn zero(dev: &dyn WriteAt, start: u64, end: u64) -> Result<u64> {
-    let (mut at, mut wiped) = (start, 0);
-    let mut bytes = vec![0; PIECE.min(end - start) as usize];
-    while at < end {
-        let n = (end - at).min(PIECE);
-        let piece = bytes.get_mut(..n as usize).unwrap_or_default();
-        dev.read_at(at, piece)?;
-        if !is_zero(piece) {
-            dev.write_zeroes(at, n)?;
-            wiped += n;
-        }
-        at += n;
-    }
-    Ok(wiped)
 }

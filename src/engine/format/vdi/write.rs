@@ -153,6 +153,12 @@ impl Layout for Writer {
     fn keep_identity(&mut self) {
         self.keep = true;
     }
+    fn lost(&self) -> Result<Vec<(u64, u64)>> {
+        let stride = self.header.stride();
+        let at = |n: u64| self.header.data_at.saturating_add(n.saturating_mul(stride));
+        let behind = self.dev.len().saturating_sub(at(self.next));
+        Ok(self.free.iter().map(|n| (at(*n), stride)).chain([(at(self.next), behind)]).collect())
+    }
     fn clear(&mut self) -> Result<()> {
         for start in (0..self.header.blocks).step_by(AT_ONCE as usize) {
             let mut map = self.image.table().cursor();

@@ -18,6 +18,7 @@ use super::{FREE, Vhd};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::format::Image;
 use crate::engine::format::blocks::{BlockWriter, Layout, Place, Slot};
+use crate::engine::format::lost::between;
 use crate::engine::format::write::{DiskWriter, NewBacking, WriteSource};
 use crate::engine::io::{WriteDevice, with_path};
 use crate::engine::model::Kind;
@@ -199,6 +200,12 @@ impl Layout for Writer {
         self.dev.flush()?;
         self.image.lock_filled().clear();
         Ok(())
+    }
+    fn lost(&self) -> Result<Vec<(u64, u64)>> {
+        let Some(blocks) = &self.image.blocks else { return Ok(Vec::new()) };
+        let stride = blocks.header.bitmap_bytes() + blocks.header.block_size;
+        let stored = self.stored()?.into_iter().map(|(at, _)| (at, stride));
+        Ok(between(stored, self.structures_end(), self.end))
     }
     fn clear(&mut self) -> Result<()> {
         let stored = self.stored()?;

@@ -22,6 +22,7 @@ use super::{Vhdx, regions, split, state};
 use crate::engine::error::{Error, Result};
 use crate::engine::format::Image;
 use crate::engine::format::blocks::{BlockWriter, Layout, Place, Slot};
+use crate::engine::format::lost::between;
 use crate::engine::format::table::Held;
 use crate::engine::format::write::{DiskWriter, NewBacking, WriteSource};
 use crate::engine::io::{WriteDevice, read_padded, read_vec, with_path};
@@ -232,6 +233,13 @@ impl Layout for Writer {
     }
     fn keep_identity(&mut self) {
         self.keep = true;
+    }
+    fn lost(&self) -> Result<Vec<(u64, u64)>> {
+        if self.image.metadata.bat_entries() > MAX_LOOKED_THROUGH {
+            return Ok(Vec::new());
+        }
+        let stored = self.stored()?.into_iter().map(|(at, len, _)| (at, len));
+        Ok(between(stored, self.structures_end(), self.dev.len()))
     }
     fn clear(&mut self) -> Result<()> {
         let entries = self.image.metadata.bat_entries();

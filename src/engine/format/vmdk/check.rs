@@ -9,7 +9,7 @@ use super::sparse::{NEWLINE_BYTES, NEWLINES};
 use super::stream::{MARKER, Marker};
 use crate::engine::error::Result;
 use crate::engine::format::Source;
-use crate::engine::format::check::{CheckReport, Rule, Spot};
+use crate::engine::format::check::{CheckReport, Rule, Severity, Spot};
 use crate::engine::format::rules::{self, rules};
 use crate::engine::format::uses::Uses;
 use crate::engine::io::bytes::le32;
@@ -71,6 +71,14 @@ pub(super) fn check(source: &Source) -> Result<CheckReport> {
         }
     }
     Ok(report)
+}
+
+/// What of the file of sparse extent `n` is used by nothing. Nothing where it is damaged: there nobody knows.
+pub(super) fn unused(image: &Vmdk, part: &Part, grains: &Grains, n: usize) -> Result<Vec<(u64, u64)>> {
+    let mut report = CheckReport::default();
+    Extent::new(image, part, grains, n, &mut report).check()?;
+    let sound = report.count(Severity::Corruption) + report.count(Severity::Unchecked) == 0;
+    Ok(if sound { report.unused } else { Vec::new() })
 }
 
 fn flat(part: &Part, dev: &Device, offset: u64, report: &mut CheckReport) {

@@ -14,8 +14,8 @@ use super::grains::{Entries, Packing};
 use super::hosted::{Hosted, Under};
 use super::image::{self, Vmdk};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
-use crate::engine::format::Image;
 use crate::engine::format::write::{Below, DiskWriter, NewBacking, NewFiles, WriteSource};
+use crate::engine::format::{Image, lost};
 use crate::engine::io::{Device, WriteDevice, read_vec};
 use crate::engine::limits::MAX_DESCRIPTOR;
 use crate::engine::units::{KIB, SECTOR};
@@ -291,6 +291,20 @@ impl DiskWriter for Writer {
             runs.into_iter().try_for_each(|(at, len)| hosted.dev.write_zeroes(at, len))?;
         }
         self.flush_files()
+    }
+    fn wipe_unused(&self) -> Result<u64> {
+        let open = self.open();
+        self.flush_tables(&open)?;
+        let mut wiped = 0;
+        for (n, (part, target)) in open.image.parts.iter().zip(&open.parts).enumerate() {
+            if let Target::Sparse(h) = target {
+                wiped += lost::wipe(h.dev.as_ref(), &super::check::unused(&open.image, part, &h.grains, n)?)?;
+            }
+        }
+        if wiped > 0 {
+            self.flush_files()?;
+        }
+        Ok(wiped)
     }
     fn set_backing(&self, backing: Option<&NewBacking>) -> Result<()> {
         super::reparent::set(self, backing)
