@@ -253,14 +253,20 @@ impl Config {
 }
 
 fn own_profile(name: &str, value: &toml::Value) -> Result<OwnProfile, String> {
-    use crate::engine::guest::sanitize::operations;
+    use crate::engine::guest::sanitize::{PROFILES, operations};
+    if PROFILES.iter().any(|p| p.name == name) {
+        return Err("cowshed has a profile of that name itself; give it another".into());
+    }
     let table = value.as_table().ok_or("a table with enable and disable is wanted")?;
     if let Some(odd) = table.keys().find(|k| *k != "enable" && *k != "disable") {
         return Err(format!("there is no '{odd}' in it{}", did_you_mean(odd, &["enable", "disable"])));
     }
     let ids: Vec<&str> = operations::all().map(|o| o.id).collect();
     let list = |key: &str| -> Result<Vec<String>, String> {
-        let words = table.get(key).and_then(|v| v.as_array()).map_or(&[][..], Vec::as_slice);
+        let words = match table.get(key) {
+            None => &[][..],
+            Some(v) => v.as_array().ok_or_else(|| format!("{key}: a list of operations is wanted"))?.as_slice(),
+        };
         words
             .iter()
             .map(|w| {

@@ -34,6 +34,20 @@ fn every_fact_is_told_with_its_file() {
     golden::put(&root, "/etc/ufw/ufw.conf", "# ENABLED=no\nENABLED=yes\n");
     let image = golden::disk(&root, &d.path().join("x.raw"));
     let found = facts(&image);
+    // What a package manager knows, and where there is no partition table.
+    let bare = d.path().join("bare.raw");
+    golden::put(
+        &root,
+        "/var/lib/dpkg/status",
+        "Package: cloud\nVersion: 1\n\nPackage: cloud-init\nStatus: install ok installed\nVersion: 22.4.2-1\n",
+    );
+    filesystem(&root, &bare);
+    let told = facts(&bare);
+    for (what, value, from) in
+        [("cloud-init", "22.4.2-1", "/var/lib/dpkg/status"), ("root", "disk (ext4), fills the whole disk", "superblock")]
+    {
+        assert!(told.contains(&(what.into(), value.into(), from.into())), "{what}: {told:#?}");
+    }
     for (what, value, from) in [
         ("os", "Debian GNU/Linux 12 (bookworm)", "/etc/os-release"),
         ("hostname", "golden", "/etc/hostname"),

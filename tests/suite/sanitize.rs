@@ -313,6 +313,71 @@ fn partitions_torn_logical_volumes_and_swap_are_reached() {
 }
 
 #[test]
+fn a_boot_partition_apart_and_the_firmware_are_reached() {
+    const SEED: &str = "SECRET-loader-2236067977499789";
+    let d = dir();
+    let (root, boot) = (d.path().join("root"), d.path().join("boot"));
+    guest(&root);
+    std::fs::write(
+        root.join("etc/fstab"),
+        "/dev/mapper/vg-root / ext4 defaults 0 1\nLABEL=boot /boot ext4 defaults 0 2\nLABEL=ESP /boot/efi vfat umask=077 0 1\n",
+    )
+    .unwrap();
+    std::fs::create_dir_all(root.join("boot")).unwrap();
+    for folder in ["loader", "efi"] {
+        std::fs::create_dir_all(boot.join(folder)).unwrap();
+    }
+    std::fs::write(boot.join("loader/random-seed"), SEED).unwrap();
+    let initramfs = noise(11, 200_000);
+    std::fs::write(boot.join("initrd.img-6.1"), &initramfs).unwrap();
+    let file = |name: &str| d.path().join(name);
+    let (fs, pv, bootfs, esp, image) = (file("fs"), file("pv"), file("bootfs"), file("esp"), file("x.raw"));
+    for (kind, options) in [("ext4", "-t ext4 -L boot"), ("xfs", "")] {
+        make(&fs, "-t ext4", &root, 24);
+        physical_volume(&pv, &fs, "");
+        if kind == "xfs" {
+            crate::guest_write::make_xfs(&bootfs, &["-L", "boot", "-d", "agcount=2"], 40, &boot);
+        } else {
+            make(&bootfs, options, &boot, 40);
+        }
+        // What was removed there before.
+        let bytes = std::fs::read(&bootfs).unwrap();
+        let free = bytes.len() - (3 << 20);
+        assert!(bytes[free..free + 4096].iter().all(|b| *b == 0));
+        std::os::unix::fs::FileExt::write_all_at(
+            &std::fs::File::options().write(true).open(&bootfs).unwrap(),
+            SECRETS[1].as_bytes(),
+            free as u64,
+        )
+        .unwrap();
+        run("truncate", &["-s", "0", s(&esp)]);
+        run("truncate", &["-s", "4M", s(&esp)]);
+        run("mkfs.vfat", &["-n", "ESP", s(&esp)]);
+        run("mmd", &["-i", s(&esp), "::loader"]);
+        run("mcopy", &["-i", s(&esp), s(&boot.join("loader/random-seed")), "::loader/random-seed"]);
+        let script = "label: gpt\nsize=4M,type=uefi\nsize=40M,type=linux\ntype=lvm\n";
+        disk(&image, 80, script, &[(1 << 20, &esp), (5 << 20, &bootfs), (45 << 20, &pv)]);
+        let (code, done, err) = report(&[s(&image)]);
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{kind}: {done}");
+        assert!(done["operations"].to_string().contains("/boot/loader/random-seed"), "{kind}: {done}");
+        // The firmware's own partition is not written, and that is said.
+        assert!(
+            done["warnings"].to_string().contains("/boot/efi/loader/random-seed lies on a filesystem that is not written"),
+            "{done}"
+        );
+        assert_eq!(left(&image), Vec::<&str>::new(), "{kind}");
+        let all = std::fs::read(&image).unwrap();
+        let at = |range: std::ops::Range<usize>| all[range].windows(SEED.len()).filter(|w| *w == SEED.as_bytes()).count();
+        assert_eq!((at(1 << 20..5 << 20), at(5 << 20..all.len())), (1, 0), "{kind}: only on the ESP");
+        let read = |path: &str| cowshed(&["cat", &format!("{}:{path}", s(&image))]).stdout;
+        assert!(read("/boot/initrd.img-6.1") == initramfs, "{kind}: the initramfs stays");
+        std::fs::write(&bootfs, &all[5 << 20..45 << 20]).unwrap();
+        assert_eq!(complaints(&bootfs, kind), "", "{kind}");
+        std::fs::remove_file(format!("{}.sanitize-undo", s(&image))).unwrap();
+    }
+}
+
+#[test]
 fn each_refusal_names_its_reason_and_writes_nothing() {
     let d = dir();
     let root = d.path().join("root");
@@ -395,6 +460,51 @@ fn paths_stay_in_the_guest_and_names_of_one_file_are_warned_of() {
     assert_eq!((code, err.as_str()), (Some(0), ""));
     assert_eq!(state(&done, "logs"), "nothing-to-do");
     assert!(done["operations"].to_string().contains("its content stays under the others"), "{done}");
+}
+
+#[test]
+fn a_profile_of_ones_own_is_used_and_what_contradicts_itself_is_told() {
+    let d = dir();
+    let root = d.path().join("root");
+    guest(&root);
+    let image = d.path().join("x.raw");
+    make(&image, "-t ext4", &root, 24);
+    std::fs::create_dir(d.path().join("cowshed")).unwrap();
+    let config = d.path().join("cowshed/config.toml");
+    let run = |text: &str, args: &[&str]| {
+        std::fs::write(&config, text).unwrap();
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_cowshed"))
+            .args(["sanitize", "--output", "json"])
+            .args(args)
+            .env("XDG_CONFIG_HOME", d.path())
+            .output()
+            .unwrap();
+        let json: Value = serde_json::from_slice(&out.stdout).unwrap_or(Value::Null);
+        (out.status.code(), json, String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let ids =
+        |v: &Value| v["operations"].as_array().unwrap().iter().map(|o| o["id"].as_str().unwrap().to_string()).collect::<Vec<_>>();
+    let web = "[sanitize.web]\nenable = [\"passwords\"]\ndisable = [\"logs\", \"history\"]\n";
+    let dry = ["--dry-run", s(&image)];
+    let (code, plan, err) = run(web, &[&["--profile", "web", "--enable", "history"][..], &dry].concat());
+    let has = |id: &str| ids(&plan).iter().any(|i| i == id);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    // By hand wins over the profile.
+    assert_eq!([has("passwords"), has("logs"), has("history"), has("udev-net")], [true, false, true, true], "{plan}");
+    let (_, list, _) = run(web, &["--list"]);
+    assert!(list["profiles"].as_array().unwrap().iter().any(|p| p["name"] == "web" && p["enable"][0] == "passwords"), "{list}");
+    for (text, args, told) in [
+        (web, &["--profile", "wub"][..], "there are: openstack, clone, minimal, web"),
+        (web, &["--enable", "logs,tmp", "--disable", "tmp"], "'tmp' is to be done and to be left out"),
+        (web, &["--disable", "nonsense"], "no operation 'nonsense'"),
+        ("[sanitize.web]\nenable = \"logs\"\n", &["--profile", "web"], "a list of operations is wanted"),
+        ("[sanitize.web]\nenable = [\"lugs\"]\n", &["--profile", "web"], "no operation 'lugs'"),
+    ] {
+        let (code, _, err) = run(text, &[args, &dry].concat());
+        assert!(code == Some(1) && err.contains(told), "{args:?}: {code:?} {err}");
+    }
+    let (code, _, err) = run("[sanitize.minimal]\nenable = [\"logs\"]\n", &[&["--profile", "minimal"][..], &dry].concat());
+    assert!(code == Some(0) && err.contains("sanitize.minimal: cowshed has a profile of that name"), "{err}");
 }
 
 #[test]

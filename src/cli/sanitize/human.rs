@@ -3,14 +3,18 @@
 use serde_json::{Value, json};
 
 use super::super::out::{Out, Tone, size};
+use crate::app::config::OwnProfile;
 use crate::engine::guest::sanitize::{Default, PROFILES, operations};
 use crate::engine::units::printable;
 
 /// Finds in files that are kept, told one by one.
 const KEPT: usize = 5;
 
+/// What is said of a profile of the configuration.
+const OWN: &str = "your own, from the configuration";
+
 /// The operations and the profiles.
-pub(super) fn list(as_json: bool, out: &mut Out) -> std::io::Result<()> {
+pub(super) fn list(own: &[OwnProfile], as_json: bool, out: &mut Out) -> std::io::Result<()> {
     if as_json {
         let operations: Vec<Value> = operations::all()
             .map(|o| {
@@ -18,8 +22,9 @@ pub(super) fn list(as_json: bool, out: &mut Out) -> std::io::Result<()> {
                         "verified": o.verified })
             })
             .collect();
-        let profiles: Vec<Value> =
+        let mut profiles: Vec<Value> =
             PROFILES.iter().map(|p| json!({ "name": p.name, "what": p.what, "enable": p.enable, "disable": p.disable })).collect();
+        profiles.extend(own.iter().map(|p| json!({ "name": p.name, "what": OWN, "enable": p.enable, "disable": p.disable })));
         return out.json(&json!({ "operations": operations, "profiles": profiles }));
     }
     for o in operations::all() {
@@ -36,6 +41,9 @@ pub(super) fn list(as_json: bool, out: &mut Out) -> std::io::Result<()> {
     out.line("")?;
     for p in PROFILES {
         out.line(format!("{}  {}", out.paint(Tone::Title, format!("profile {:<10}", p.name)), p.what))?;
+    }
+    for p in own {
+        out.line(format!("{}  {OWN}", out.paint(Tone::Title, format!("profile {:<10}", p.name))))?;
     }
     Ok(())
 }

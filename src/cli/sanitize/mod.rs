@@ -96,23 +96,31 @@ pub(super) struct Args {
     image: Option<PathBuf>,
 }
 
-/// The profile called `name` in the person's configuration.
-fn own_profile(name: &str) -> Option<OwnProfile> {
-    let dirs = directories::ProjectDirs::from("", "", "cowshed")?;
-    let text = std::fs::read_to_string(dirs.config_dir().join("config.toml")).ok()?;
+/// The profiles in the person's configuration. What is wrong with them is told.
+fn own_profiles() -> Vec<OwnProfile> {
+    let dirs = directories::ProjectDirs::from("", "", "cowshed");
+    let Some(text) = dirs.and_then(|d| std::fs::read_to_string(d.config_dir().join("config.toml")).ok()) else { return Vec::new() };
     let (config, wrong) = Config::parse(&text);
     for w in wrong.iter().filter(|w| w.starts_with("sanitize.")) {
         eprintln!("cowshed: warning: configuration: {w}");
     }
-    config.profiles.into_iter().find(|p| p.name == name)
+    config.profiles
 }
 
 impl Args {
     /// The operations asked for. A profile of the configuration is put into words of the engine's.
     fn selection(&self) -> Result<Selection> {
         let mut out = Selection { profile: self.profile.clone(), enable: self.enable.clone(), disable: self.disable.clone() };
-        let Some(name) = self.profile.as_ref().filter(|n| !PROFILES.iter().any(|p| p.name == n.as_str())) else { return Ok(out) };
-        if let Some(own) = own_profile(name) {
+        if let Some(both) = self.enable.iter().find(|id| self.disable.contains(id)) {
+            return Err(Error::usage(format!("'{both}' is to be done and to be left out")).hint("name it once, with --enable or --disable"));
+        }
+        let Some(name) = &self.profile else { return Ok(out) };
+        let all = own_profiles();
+        if !PROFILES.iter().any(|p| p.name == name) {
+            let Some(own) = all.iter().find(|p| p.name == *name).cloned() else {
+                let there: Vec<&str> = PROFILES.iter().map(|p| p.name).chain(all.iter().map(|p| p.name.as_str())).collect();
+                return Err(Error::usage(format!("there is no profile '{name}'")).hint(format!("there are: {}", there.join(", "))));
+            };
             out.profile = None;
             out.enable.extend(own.enable);
             // What is asked for by hand wins over the profile.
@@ -147,7 +155,7 @@ impl Args {
 impl Verb for Args {
     fn run(self, out: &mut Out) -> std::result::Result<u8, Failure> {
         if self.list {
-            human::list(self.output == Shown::Json, out)?;
+            human::list(&own_profiles(), self.output == Shown::Json, out)?;
             return Ok(0);
         }
         let spec = self.spec()?;

@@ -51,7 +51,8 @@ pub(super) fn add(g: &Guest, id: &mut Identity) {
         (true, true) => "in the last partition",
         (true, false) => "another partition lies behind it",
     };
-    id.add("root", format!("{} ({kind}), {sits}", place.volume), "partition table");
+    let from = if g.layout.table.is_some() { "partition table" } else { "superblock" };
+    id.add("root", format!("{} ({kind}), {sits}", place.volume), from);
     if let Some((how, from)) = &place.grower {
         id.add("growable", format!("by {how}"), from);
     }

@@ -195,8 +195,10 @@ pub(super) fn add(g: &Guest, id: &mut Identity) {
     }
     if let Some(from) = ["/usr/bin/cloud-init", "/bin/cloud-init", "/usr/local/bin/cloud-init"].into_iter().find(|p| g.exists(p))
     {
-        let version = dpkg_version(g, "cloud-init").unwrap_or_else(|| "installed".into());
-        id.add("cloud-init", version, from);
+        match dpkg_version(g, "cloud-init") {
+            Some(version) => id.add("cloud-init", version, DPKG),
+            None => id.add("cloud-init", "installed", from),
+        }
     }
     let agents: &[(&str, &[&str])] = &[
         ("qemu-guest-agent", &["/usr/sbin/qemu-ga", "/usr/bin/qemu-ga"]),
@@ -221,9 +223,12 @@ pub(super) fn add(g: &Guest, id: &mut Identity) {
     }
 }
 
+/// What Debian has installed.
+const DPKG: &str = "/var/lib/dpkg/status";
+
 /// The version of an installed Debian package.
 fn dpkg_version(g: &Guest, package: &str) -> Option<String> {
-    let status = g.read_text("/var/lib/dpkg/status").ok()?;
+    let status = g.read_text(DPKG).ok()?;
     let entry = status.split("\n\n").find(|e| e.lines().next() == Some(&format!("Package: {package}")))?;
     entry.lines().find_map(|l| l.strip_prefix("Version: ")).map(str::to_string)
 }

@@ -286,3 +286,18 @@ fn mbr_failure(head: &[u8]) -> Option<String> {
     }
     used.is_empty().then(|| "there is a boot sector whose partition table is empty".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::io::memory::Memory;
+
+    /// Found by fuzzing: a file that ends before the places where discs have their descriptors.
+    #[test]
+    fn short_files_are_raw() {
+        for len in [0, 1, 100, 511, 20_000, 33_000] {
+            let seen = inspect(&Memory::new(vec![0; len])).unwrap();
+            assert_eq!(seen.formats, ["raw"], "{len}");
+        }
+    }
+}

@@ -31,6 +31,7 @@ pub(super) const ALL: &[Operation] = &[
             "/var/lib/systemd/random-seed",
             "/var/lib/urandom/random-seed, /var/lib/urandom-seed, /var/lib/random-seed (Debian, RHEL)",
             "/var/lib/misc/random-seed",
+            "loader/random-seed of systemd-boot in /boot, /boot/efi and /efi",
             "/var/lib/seedrng",
         ],
         default: Default::On,
@@ -172,6 +173,9 @@ fn random_seed(s: &Survey<'_>) -> Result<Found> {
         "/var/lib/random-seed",
         "/var/lib/misc/random-seed",
         "/var/lib/seedrng/seed.*",
+        "/boot/loader/random-seed",
+        "/boot/efi/loader/random-seed",
+        "/efi/loader/random-seed",
     ];
     s.remove(&mut found, &seeds, "two machines must not begin with the same random numbers", false)?;
     Ok(found)
