@@ -150,7 +150,7 @@ const STAY: &[&str] = &["/many/would-go", "/many/would-go/too"];
 fn thousands_go_out_of_one_folder_and_the_others_stay() {
     let d = dir();
     let root = d.path().join("root");
-    sample(&root, 3000);
+    sample(&root, 2000);
     // Names that are all of a file's, and one of two.
     for (old, new) in
         [("many/a-file-that-goes-away-0", "many/other-goes-away"), ("many/a-file-that-goes-away-1", "few/other-stays")]
