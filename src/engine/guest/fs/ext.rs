@@ -9,7 +9,7 @@ use fs_ext4::fs::Filesystem;
 use fs_ext4::inode::Inode;
 
 use super::device::Reader;
-use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat, ext_grow, guarded};
+use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat, ext_grow, ext_holes, guarded};
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::guest::recognise::FsInfo;
 use crate::engine::io::bytes::{be32, le16, le32};
@@ -126,13 +126,23 @@ impl Ext {
             return Ok(out);
         }
         let stored = inode.blocks.saturating_mul(512).div_ceil(block.max(1));
-        let mut seen = 0;
-        for logical in 0..blocks {
-            // A sparse file of many terabytes has few stored blocks: stop when all have been seen.
-            if seen >= stored {
-                break;
+        let per_list = (block / 4).max(1);
+        // A sparse file of many terabytes has few stored blocks: stop when all have been seen. Lists that name each other have no end.
+        let most = self.fs.sb.blocks_count.saturating_mul(per_list).saturating_add(per_list);
+        let (mut seen, mut steps, mut at) = (0, 0u64, 0);
+        while at < blocks && seen < stored {
+            let logical = at;
+            steps += 1;
+            if seen > self.fs.sb.blocks_count || steps > most {
+                return Err(Error::corrupt(format!("inode {node} has more blocks than its filesystem")).op("read block map"));
             }
-            let Some(physical) = guarded("read block map", || self.fs.map_inode_logical(&inode, logical))? else { continue };
+            let Some(physical) = guarded("read block map", || self.fs.map_inode_logical(&inode, logical))? else {
+                let pointer =
+                    |list: u64, n: u64| Ok(self.block(list)?.get(n as usize * 4..).and_then(|b| le32(b, 0)).unwrap_or(0).into());
+                at = ext_holes::behind(&inode, logical, per_list, pointer)?;
+                continue;
+            };
+            at += 1;
             seen += 1;
             let next = FileExtent { offset: logical * block, place: physical.saturating_mul(block), len: block };
             match out.last_mut().filter(|l| l.offset + l.len == next.offset && l.place + l.len == next.place) {

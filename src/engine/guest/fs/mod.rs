@@ -10,6 +10,7 @@ mod ext;
 mod ext_check;
 mod ext_groups;
 mod ext_grow;
+mod ext_holes;
 mod ext_remove;
 mod ext_replay;
 mod ext_scrub;
