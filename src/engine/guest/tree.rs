@@ -10,6 +10,7 @@ use super::recognise::FsKind;
 use super::volumes::{Layout, Volume, volumes};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::io::Device;
+use crate::engine::io::cached::Cached;
 use crate::engine::units::printable_bytes;
 
 /// Symbolic links followed for one path, as Linux does.
@@ -55,6 +56,14 @@ impl Guest {
     ///
     /// Errors: the disk cannot be read. A disk without a root filesystem has no mounts.
     pub fn open(disk: &Device) -> Result<Guest> {
+        let cached: Device = Arc::new(Cached::new(disk.clone()));
+        Guest::over(&cached)
+    }
+
+    /// The same over a device whose reads are cheap already.
+    ///
+    /// Errors: as [`Guest::open`].
+    pub fn over(disk: &Device) -> Result<Guest> {
         let mut guest = Guest { layout: volumes(disk)?, mounts: Vec::new(), problems: Vec::new(), names: Names::default() };
         for i in 0..guest.layout.volumes.len() {
             let Some(fs) = guest.open_volume(i) else { continue };
@@ -71,7 +80,8 @@ impl Guest {
     ///
     /// Errors: there is no such partition, or its filesystem cannot be read.
     pub fn open_partition(disk: &Device, number: Option<u32>) -> Result<Guest> {
-        let layout = volumes(disk)?;
+        let cached: Device = Arc::new(Cached::new(disk.clone()));
+        let layout = volumes(&cached)?;
         let found = layout.volumes.iter().position(|v| v.partition == number && !v.logical_volume);
         let Some((i, dev)) = found.and_then(|i| Some((i, layout.volumes.get(i)?.dev.clone()?))) else {
             let names: Vec<_> = layout.volumes.iter().map(|v| v.name.as_str()).collect();

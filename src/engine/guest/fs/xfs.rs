@@ -23,7 +23,8 @@ pub(super) struct Xfs {
 
 impl Xfs {
     pub(super) fn open(dev: Device, info: FsInfo) -> Result<Self> {
-        let fs = guarded("open XFS", || Filesystem::mount(Arc::new(Reader(dev))))?;
+        // Without the crate's own cache: whoever opens a guest has one below.
+        let fs = guarded("open XFS", || Filesystem::mount_with_cache(Arc::new(Reader(dev)), 0))?;
         Xfs::over(fs, info)
     }
     pub(super) fn over(fs: Filesystem, info: FsInfo) -> Result<Self> {

@@ -62,7 +62,7 @@ pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Re
     let device: Device = draft.clone();
     // What an undo brings back is the disk with its journals replayed: their content does not stay.
     let before: Device = if wish.replay { replay(&draft)? } else { before };
-    let guest = Guest::open(&device)?;
+    let guest = Guest::over(&device)?;
     let mut report = Report {
         image: wish.image.to_path_buf(),
         operations: Vec::new(),
@@ -309,7 +309,7 @@ fn verify(draft: &Arc<Draft>, wish: &Wish<'_>, volumes: &[usize], report: &mut R
         Error::new(ErrorKind::Internal, what).op("verify the plan").hint("nothing was written; please report this")
     };
     let device: Device = draft.clone();
-    let guest = Guest::open(&device)?;
+    let guest = Guest::over(&device)?;
     if volumes.iter().any(|v| on_volume(&guest, *v).is_none()) {
         return Err(defect("a filesystem of the guest is no longer found".into()));
     }

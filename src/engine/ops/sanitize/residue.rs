@@ -1,6 +1,6 @@
 //! After the commit: the image's bytes are scanned for what was removed, and what is found is told by where it lies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::SanitizeSpec;
@@ -42,7 +42,7 @@ pub(super) fn look(
         for (offset, from) in found {
             let at = if format == Format::Raw { Some(offset) } else { guest_place(&disk, index, offset)? };
             let (place, residue) = match at {
-                Some(at) => place_of(&disk, at, &needles.bytes_of(&from), &mut finder)?,
+                Some(at) => place_of(&disk, at, (&from, &needles.bytes_of(&from)), &mut finder)?,
                 None if snapshots => ("kept by an internal snapshot, or in space no longer used".into(), false),
                 None => ("in no part of the disk".into(), true),
             };
@@ -62,7 +62,7 @@ pub(super) fn look(
         let Hits { bytes, found } = needles.scan(disk.as_ref(), &packed, job)?;
         out.bytes += bytes;
         for (offset, from) in found {
-            let (place, residue) = place_of(&disk, offset, &needles.bytes_of(&from), &mut finder)?;
+            let (place, residue) = place_of(&disk, offset, (&from, &needles.bytes_of(&from)), &mut finder)?;
             let file = "the disk, in compressed clusters".to_string();
             out.add(Residue { from, offset, count: 1, file, place, residue });
         }
@@ -84,14 +84,15 @@ fn guest_place(disk: &Disk, index: usize, offset: u64) -> Result<Option<u64>> {
     Ok(None)
 }
 
-/// What lies at byte `at` of the disk, and whether removed data has no business there.
-fn place_of(disk: &Arc<Disk>, at: u64, wanted: &[&[u8]], owners: &mut Option<Owners>) -> Result<(String, bool)> {
+/// What lies at byte `at` of the disk, and whether removed data has no business there. `wanted`: the file it is from, and its needles.
+fn place_of(disk: &Arc<Disk>, at: u64, wanted: (&str, &[&[u8]]), owners: &mut Option<Owners>) -> Result<(String, bool)> {
     if owners.is_none() {
         *owners = Some(Owners::of(disk)?);
     }
     let Some(owners) = owners else { return Ok((String::new(), true)) };
     let volumes = &owners.guest.layout.volumes;
     // Logical volumes before the partition that holds them.
+    let mut found = None;
     for (i, v) in volumes.iter().enumerate().rev() {
         let Some((offset, place, _)) = v.places.iter().find(|(_, p, n)| (*p..p + n).contains(&at)) else { continue };
         let within = offset + (at - place);
@@ -101,17 +102,23 @@ fn place_of(disk: &Arc<Disk>, at: u64, wanted: &[&[u8]], owners: &mut Option<Own
             }
             return Ok((format!("{}, which is not a filesystem of the guest", v.name), true));
         }
-        return Ok(match owners.owner(i, within, wanted) {
-            Some(path) => (format!("{path}, which is kept"), false),
-            None => (format!("{}, in no file", v.name), true),
-        });
+        found = Some((i, within, v.name.clone()));
+        break;
     }
-    Ok(("outside the volumes".into(), true))
+    let Some((volume, within, name)) = found else { return Ok(("outside the volumes".into(), true)) };
+    Ok(match owners.find(volume, within, wanted)? {
+        Some(path) => (format!("{path}, which is kept"), false),
+        None => (format!("{name}, in no file"), true),
+    })
 }
 
-/// Which file every block belongs to. Made only when something was found.
+/// Which file a block belongs to. Made only when something was found.
 struct Owners {
     guest: Guest,
+    /// Folders whose files were asked.
+    folders: HashSet<String>,
+    /// All files were asked.
+    walked: bool,
     /// By volume: start and end of each piece, and whose it is; ascending.
     pieces: BTreeMap<usize, Vec<(u64, u64, usize)>>,
     /// By volume: what files keep in their inodes.
@@ -123,21 +130,75 @@ impl Owners {
     fn of(disk: &Arc<Disk>) -> Result<Owners> {
         let dev: Device = disk.clone();
         let guest = Guest::open(&dev)?;
-        let mut out = Owners { pieces: BTreeMap::new(), inline: Vec::new(), paths: Vec::new(), guest };
-        let mounts: Vec<_> =
-            out.guest.mounts.iter().map(|m| (m.volume, m.fs.clone(), printable_bytes(&m.at).to_string())).collect();
-        for (volume, fs, at) in mounts {
-            out.walk(volume, fs.as_ref(), at)?;
-            if let Some(pieces) = out.pieces.get_mut(&volume) {
-                pieces.sort_unstable();
-            }
+        Ok(Owners {
+            guest,
+            folders: HashSet::new(),
+            walked: false,
+            pieces: BTreeMap::new(),
+            inline: Vec::new(),
+            paths: Vec::new(),
+        })
+    }
+
+    /// The file that byte `at` of `volume` belongs to, or that keeps what is wanted in its inode. What was removed is mostly kept by a
+    /// file beside it (`passwd` beside `passwd-`), so those are asked first.
+    fn find(&mut self, volume: usize, at: u64, (from, wanted): (&str, &[&[u8]])) -> Result<Option<String>> {
+        if self.owner(volume, at, wanted).is_none() {
+            self.beside(from)?;
         }
-        Ok(out)
+        if self.owner(volume, at, wanted).is_none() && !self.walked {
+            self.walked = true;
+            let mounts: Vec<_> =
+                self.guest.mounts.iter().map(|m| (m.volume, m.fs.clone(), printable_bytes(&m.at).to_string())).collect();
+            for (volume, fs, at) in mounts {
+                self.walk(volume, fs.as_ref(), at)?;
+            }
+            self.sort();
+        }
+        Ok(self.owner(volume, at, wanted).cloned())
+    }
+
+    /// Asks the files in the folder of `from`.
+    fn beside(&mut self, from: &str) -> Result<()> {
+        let Some((folder, _)) = from.rsplit_once('/') else { return Ok(()) };
+        if !self.folders.insert(folder.into()) {
+            return Ok(());
+        }
+        // Its name was made printable, and the folder may be gone.
+        let Ok(spot) = self.guest.resolve(folder.as_bytes(), true) else { return Ok(()) };
+        let Some((volume, fs)) = self.guest.mounts.get(spot.mount).map(|m| (m.volume, m.fs.clone())) else { return Ok(()) };
+        for e in fs.list(spot.node).unwrap_or_default() {
+            self.file(volume, fs.as_ref(), e.node, format!("{folder}/{}", printable_bytes(&e.name)))?;
+        }
+        self.sort();
+        Ok(())
+    }
+
+    fn sort(&mut self) {
+        self.pieces.values_mut().for_each(|p| p.sort_unstable());
+    }
+
+    /// Asks where the file `node` lies; nothing if it is none. Answers what it is.
+    fn file(&mut self, volume: usize, fs: &dyn GuestFs, node: Node, name: String) -> Result<FileType> {
+        let stat = fs.stat(node)?;
+        if stat.kind == FileType::File {
+            let places = fs.extents(node).unwrap_or_default();
+            if places.is_empty() && stat.size > 0 && stat.size < 4096 {
+                let mut content = vec![0; stat.size as usize];
+                let n = fs.read(node, 0, &mut content)?;
+                content.truncate(n);
+                self.inline.push((volume, content, self.paths.len()));
+            }
+            let index = self.paths.len();
+            self.pieces.entry(volume).or_default().extend(places.iter().map(|x| (x.place, x.place + x.len, index)));
+            self.paths.push(name);
+        }
+        Ok(stat.kind)
     }
 
     fn walk(&mut self, volume: usize, fs: &dyn GuestFs, at: String) -> Result<()> {
         let mut todo: Vec<(Node, String)> = vec![(fs.root(), at)];
-        let mut folders = std::collections::HashSet::new();
+        let mut folders = HashSet::new();
         while let Some((dir, path)) = todo.pop() {
             if !folders.insert(dir) {
                 continue;
@@ -147,22 +208,8 @@ impl Owners {
                     return Ok(());
                 }
                 let name = format!("{path}/{}", printable_bytes(&e.name));
-                let stat = fs.stat(e.node)?;
-                match stat.kind {
-                    FileType::Folder => todo.push((e.node, name)),
-                    FileType::File => {
-                        let places = fs.extents(e.node).unwrap_or_default();
-                        if places.is_empty() && stat.size > 0 && stat.size < 4096 {
-                            let mut content = vec![0; stat.size as usize];
-                            let n = fs.read(e.node, 0, &mut content)?;
-                            content.truncate(n);
-                            self.inline.push((volume, content, self.paths.len()));
-                        }
-                        let index = self.paths.len();
-                        self.pieces.entry(volume).or_default().extend(places.iter().map(|x| (x.place, x.place + x.len, index)));
-                        self.paths.push(name);
-                    }
-                    _ => {}
+                if self.file(volume, fs, e.node, name.clone())? == FileType::Folder {
+                    todo.push((e.node, name));
                 }
             }
         }
@@ -171,7 +218,7 @@ impl Owners {
 
     /// The file that byte `at` of `volume` belongs to, or that keeps what is wanted in its inode.
     fn owner(&self, volume: usize, at: u64, wanted: &[&[u8]]) -> Option<&String> {
-        let pieces = self.pieces.get(&volume)?;
+        let pieces = self.pieces.get(&volume).map_or(&[][..], Vec::as_slice);
         let i = pieces.partition_point(|(_, end, _)| *end <= at);
         if let Some((_, _, index)) = pieces.get(i).filter(|(start, _, _)| *start <= at) {
             return self.paths.get(*index);
