@@ -23,7 +23,7 @@ pub(super) struct Xfs {
 
 impl Xfs {
     pub(super) fn open(dev: Device, info: FsInfo) -> Result<Self> {
-        // Without the crate's own cache: whoever opens a guest has one below.
+        // Without the crate's own cache: guests are read through one of ours, and who reads free space alone reads each block once.
         let fs = guarded("open XFS", || Filesystem::mount_with_cache(Arc::new(Reader(dev)), 0))?;
         Xfs::over(fs, info)
     }
