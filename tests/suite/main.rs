@@ -36,6 +36,7 @@ mod identity;
 mod iso;
 mod jobs;
 mod kinds;
+mod last_use;
 mod library;
 mod locks;
 mod lvm_grow;

@@ -9,6 +9,7 @@ pub mod people;
 pub mod root;
 pub mod services;
 mod system;
+mod used;
 
 use super::tree::Guest;
 use crate::engine::units::printable;
@@ -87,6 +88,7 @@ pub fn identify(guest: &Guest) -> Identity {
     services::add(guest, &mut id);
     network::add(guest, &mut id);
     people::add(guest, &mut id);
+    used::add(guest, &mut id);
     id
 }
 

@@ -1,4 +1,4 @@
-//! The system itself: distribution, hostname, machine, machine id, when it was last used.
+//! The system itself: distribution, hostname, machine, machine id.
 
 use super::{Identity, shell_value};
 use crate::engine::guest::tree::Guest;
@@ -35,15 +35,6 @@ pub(super) fn add(g: &Guest, id: &mut Identity) {
         let text = String::from_utf8_lossy(&bytes).trim().to_string();
         let state = if text.is_empty() { EMPTY_ID.into() } else { text };
         id.add("machine-id", state, "/etc/machine-id");
-    }
-    let newest = ["/var/log/wtmp", "/var/log/lastlog", "/var/log/syslog", "/var/log/messages", "/var/log/cloud-init.log"]
-        .into_iter()
-        .filter_map(|p| Some((g.stat(g.resolve(p.as_bytes(), true).ok()?).ok()?.mtime, p)))
-        .max();
-    if let Some((at, from)) = newest
-        && let Ok(time) = jiff::Timestamp::from_second(at)
-    {
-        id.add("last-use", time.to_string(), from);
     }
 }
 
