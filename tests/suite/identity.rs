@@ -68,8 +68,8 @@ fn every_fact_is_told_with_its_file() {
         ("mac", "HWADDR=52:54:00:12:34:56", "/etc/sysconfig/network-scripts/ifcfg-eth0:2"),
         ("mac", "MACAddress=52:54:00:12:34:57", "/etc/systemd/network/10.link:2"),
         ("mac", "6 bytes of udev rules for network cards", "/usr/lib/udev/rules.d/75-persistent-net-generator.rules"),
-        ("user", "root (uid 0, password locked)", "/etc/passwd"),
-        ("user", "alice (uid 1000, password locked)", "/etc/passwd"),
+        ("user", "root (uid 0, password locked)", "/etc/passwd, /etc/shadow"),
+        ("user", "alice (uid 1000, password locked)", "/etc/passwd, /etc/shadow"),
         ("authorized-keys", "2 of root", "/root/.ssh/authorized_keys"),
         ("host-key", "ssh_host_rsa_key", "/etc/ssh/ssh_host_rsa_key"),
     ] {
@@ -162,4 +162,56 @@ fn services_are_enabled_masked_or_off() {
     };
     let found = state(&firewalld, "firewall");
     assert!(found.contains(&("firewalld enabled".into(), format!("/{wants}/firewalld.service"))), "{found:?}");
+}
+
+#[test]
+fn people_and_keys_are_found_wherever_they_are_written_down() {
+    let d = dir();
+    let (root, image) = (d.path().join("root"), d.path().join("x.raw"));
+    golden::tree(&root, d.path());
+    let passwd = "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1::/usr/sbin:/usr/sbin/nologin\n\
+        open::1001:1001::/home/open:/bin/sh\nold:$1$abc:500:500::/home/old:\nshut:*:1002:1002::/home/shut:/bin/sh\n\
+        lost:x:1003:1003::/home/lost:/bin/sh\ngit:x:110:110::/var/lib/git:/usr/sbin/nologin\nnobody:x:65534:65534::/nonexistent:/bin/sh\n";
+    golden::put(&root, "/etc/passwd", passwd);
+    golden::put(&root, "/etc/shadow", "root:$6$salt$hash:19000:0:99999:7:::\nopen:!:19000::::::\n");
+    golden::put(&root, "/root/.ssh/authorized_keys2", "  # a note\nssh-ed25519 AAAA root\n");
+    golden::put(&root, "/var/lib/git/.ssh/authorized_keys", "ssh-ed25519 AAAA one\nssh-ed25519 AAAA two\n");
+    golden::put(&root, "/home/gone/.ssh/authorized_keys", "ssh-ed25519 AAAA somebody\n");
+    golden::put(&root, "/home/lost/.ssh/known_hosts", "host ssh-ed25519 AAAA\n");
+    golden::put(&root, "/etc/dropbear/dropbear_ed25519_host_key", "key");
+    filesystem(&root, &image);
+    let found = facts(&image);
+    let all = |what: &str| found.iter().filter(|f| f.0 == what).map(|f| (f.1.as_str(), f.2.as_str())).collect::<Vec<_>>();
+    assert_eq!(
+        all("user"),
+        [
+            ("root (uid 0, password set)", "/etc/passwd, /etc/shadow"),
+            ("open (uid 1001, EMPTY password)", "/etc/passwd"),
+            ("old (uid 500, password set)", "/etc/passwd"),
+            ("shut (uid 1002, password locked)", "/etc/passwd"),
+            ("lost (uid 1003, no password entry)", "/etc/passwd, /etc/shadow"),
+        ]
+    );
+    assert_eq!(
+        all("authorized-keys"),
+        [
+            ("1 of root", "/root/.ssh/authorized_keys2"),
+            ("2 of git", "/var/lib/git/.ssh/authorized_keys"),
+            ("1 of 'gone', who is no user here", "/home/gone/.ssh/authorized_keys"),
+        ]
+    );
+    assert_eq!(all("host-key"), [("dropbear_ed25519_host_key", "/etc/dropbear/dropbear_ed25519_host_key")]);
+    // Host names, the way each distribution writes them.
+    for (path, text, name) in [
+        ("/etc/conf.d/hostname", "# Set to the hostname\nhostname=\"from-openrc\"\n", "from-openrc"),
+        ("/etc/sysconfig/network", "NETWORKING=yes\nHOSTNAME=from.redhat6\n", "from.redhat6"),
+        ("/etc/HOSTNAME", "from.suse\n", "from.suse"),
+        ("/etc/hostname", "# a comment\n\nfrom-all-others\n", "from-all-others"),
+    ] {
+        let _ = std::fs::remove_file(root.join("etc/hostname"));
+        golden::put(&root, path, text);
+        filesystem(&root, &image);
+        let found: Vec<_> = facts(&image).into_iter().filter(|f| f.0 == "hostname").map(|f| (f.1, f.2)).collect();
+        assert_eq!(found, [(name.to_string(), path.to_string())]);
+    }
 }

@@ -1,5 +1,7 @@
 //! Who can log in: users with a shell, their passwords' state, the keys they accept; and the host's own keys.
 
+use std::collections::HashSet;
+
 use super::Identity;
 use crate::engine::guest::fs::FileType;
 use crate::engine::guest::tree::Guest;
@@ -44,37 +46,83 @@ pub struct User {
     pub home: String,
     /// State of the password.
     pub password: Password,
+    /// The password is kept in `/etc/shadow`.
+    pub shadowed: bool,
 }
+
+const PASSWD: &str = "/etc/passwd";
+const SHADOW: &str = "/etc/shadow";
 
 /// Lines of the password file looked at.
 const MAX_LINES: usize = 10_000;
 /// Users told.
 const MAX_USERS: usize = 200;
 
+/// Lists of keys that open an account, in its home.
+const KEY_LISTS: &[&str] = &["authorized_keys", "authorized_keys2"];
+/// Where servers keep the keys of the host, and how these are called.
+const HOST_KEYS: &[(&str, &str, &str)] = &[("/etc/ssh", "ssh_host_", "_key"), ("/etc/dropbear", "dropbear_", "_host_key")];
+
+/// The lines of the password file, in fields.
+fn accounts(passwd: &str) -> impl Iterator<Item = Vec<&str>> {
+    passwd.lines().take(MAX_LINES).map(|l| l.split(':').collect::<Vec<_>>()).filter(|f| f.len() >= 6)
+}
+
 /// The users with a shell: root and people (not the system's own accounts).
 pub fn users(g: &Guest) -> Vec<User> {
-    let passwd = g.read_text("/etc/passwd").unwrap_or_default();
-    let shadow = g.read_text("/etc/shadow").unwrap_or_default();
+    let passwd = g.read_text(PASSWD).unwrap_or_default();
+    let shadow = g.read_text(SHADOW).unwrap_or_default();
     let mut out = Vec::new();
-    for line in passwd.lines().take(MAX_LINES) {
-        let fields: Vec<&str> = line.split(':').collect();
-        let (Some(name), Some(uid), Some(home), Some(shell)) = (fields.first(), fields.get(2), fields.get(5), fields.get(6))
+    for fields in accounts(&passwd) {
+        let (Some(name), Some(hash), Some(uid), Some(home)) = (fields.first(), fields.get(1), fields.get(2), fields.get(5))
         else {
             continue;
         };
         let uid: u32 = uid.parse().unwrap_or(u32::MAX);
+        // Without a shell it is /bin/sh (passwd(5)).
+        let shell = fields.get(6).copied().unwrap_or_default();
         let login = !shell.ends_with("nologin") && !shell.ends_with("/false");
-        if !(uid == 0 || (1000..65534).contains(&uid)) || !login || out.len() >= MAX_USERS {
+        // Older Red Hat systems begin with people at 500.
+        if !(uid == 0 || (500..65534).contains(&uid)) || !login || out.len() >= MAX_USERS {
             continue;
         }
-        let hash = shadow.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')?.split(':').next());
+        // Only an x sends to the other file (passwd(5)).
+        let shadowed = *hash == "x";
+        let hash = if shadowed {
+            shadow.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')?.split(':').next())
+        } else {
+            Some(*hash)
+        };
         let password = match hash {
             None => Password::None,
             Some("") => Password::Empty,
             Some(h) if h.starts_with('!') || h.starts_with('*') => Password::Locked,
             Some(_) => Password::Set,
         };
-        out.push(User { name: (*name).to_string(), uid, home: home.trim_end_matches('/').to_string(), password });
+        let home = home.trim_end_matches('/').to_string();
+        out.push(User { name: (*name).to_string(), uid, home, password, shadowed });
+    }
+    out
+}
+
+/// Homes with whose they are: of accounts with or without a shell, and folders of people who come from elsewhere or are gone.
+fn homes(g: &Guest) -> Vec<(String, String)> {
+    let passwd = g.read_text(PASSWD).unwrap_or_default();
+    let mut out: Vec<(String, String)> = Vec::new();
+    let mut seen = HashSet::new();
+    for fields in accounts(&passwd) {
+        let (Some(name), Some(home)) = (fields.first(), fields.get(5)) else { continue };
+        let home = home.trim_end_matches('/');
+        if seen.insert(home.to_string()) {
+            out.push((home.to_string(), (*name).to_string()));
+        }
+    }
+    for name in g.names("/home").iter().take(MAX_LINES) {
+        let home = format!("/home/{name}");
+        if seen.insert(home.clone()) {
+            let whose = format!("'{name}', who is no user here");
+            out.push((home, whose));
+        }
     }
     out
 }
@@ -82,19 +130,29 @@ pub fn users(g: &Guest) -> Vec<User> {
 pub(super) fn add(g: &Guest, id: &mut Identity) {
     let users = users(g);
     for user in &users {
-        id.add("user", format!("{} (uid {}, {})", user.name, user.uid, user.password.text()), "/etc/passwd");
-        let keys = format!("{}/.ssh/authorized_keys", user.home);
-        if let Ok(text) = g.read_text(&keys) {
-            let n = text.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#')).count();
-            id.add("authorized-keys", format!("{n} of {}", user.name), keys);
-        }
+        let from = if user.shadowed { format!("{PASSWD}, {SHADOW}") } else { PASSWD.into() };
+        id.add("user", format!("{} (uid {}, {})", user.name, user.uid, user.password.text()), from);
     }
     id.users = users;
-    for name in g.names("/etc/ssh").iter().filter(|n| n.starts_with("ssh_host_") && n.ends_with("_key")) {
-        let path = format!("/etc/ssh/{name}");
-        let is_file = g.resolve(path.as_bytes(), true).and_then(|s| g.stat(s)).is_ok_and(|s| s.kind == FileType::File);
-        if is_file {
-            id.add("host-key", name, path);
+    let mut told = 0;
+    for (home, whose) in homes(g) {
+        for list in KEY_LISTS {
+            let path = format!("{home}/.ssh/{list}");
+            let Ok(text) = g.read_text(&path) else { continue };
+            let n = text.lines().filter(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#')).count();
+            if told < MAX_USERS {
+                id.add("authorized-keys", format!("{n} of {whose}"), path);
+            }
+            told += 1;
+        }
+    }
+    for (folder, begin, end) in HOST_KEYS {
+        for name in g.names(folder).iter().filter(|n| n.starts_with(begin) && n.ends_with(end)) {
+            let path = format!("{folder}/{name}");
+            let is_file = g.resolve(path.as_bytes(), true).and_then(|s| g.stat(s)).is_ok_and(|s| s.kind == FileType::File);
+            if is_file {
+                id.add("host-key", name, path);
+            }
         }
     }
 }

@@ -22,8 +22,16 @@ pub(super) fn add(g: &Guest, id: &mut Identity) {
             }
         }
     }
-    if let Ok(text) = g.read_text("/etc/hostname") {
-        id.add("hostname", text.lines().find(|l| !l.starts_with('#')).unwrap_or_default(), "/etc/hostname");
+    for (from, key) in HOSTNAMES {
+        let Ok(text) = g.read_text(from) else { continue };
+        let name = match key {
+            None => text.lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_string),
+            Some(key) => shell_value(&text, key),
+        };
+        if let Some(name) = name.filter(|n| !n.is_empty()) {
+            id.add("hostname", name, *from);
+            break;
+        }
     }
     for from in ["/bin/sh", "/usr/bin/env", "/sbin/init"] {
         if let Some(arch) = architecture(g, from) {
@@ -37,6 +45,14 @@ pub(super) fn add(g: &Guest, id: &mut Identity) {
         id.add("machine-id", state, "/etc/machine-id");
     }
 }
+
+/// Where distributions keep the host name: as the file's text, or as a setting.
+const HOSTNAMES: &[(&str, Option<&str>)] = &[
+    ("/etc/hostname", None),
+    ("/etc/HOSTNAME", None),
+    ("/etc/sysconfig/network", Some("HOSTNAME")),
+    ("/etc/conf.d/hostname", Some("hostname")),
+];
 
 /// What the fact `machine-id` says of an empty one.
 pub(super) const EMPTY_ID: &str = "empty (made at first boot)";
