@@ -14,6 +14,9 @@ use crate::common::{dir, noise, run, s, text};
 
 /// What a checker says of the filesystem in `image`, when it is not "clean".
 pub fn complaints(image: &Path, kind: &str) -> String {
+    if kind == "fat" {
+        return crate::fat_write::fat_complaints(image);
+    }
     let (program, args): (&str, &[&str]) = if kind == "xfs" { ("xfs_repair", &["-n"]) } else { ("e2fsck", &["-fn"]) };
     let out = std::process::Command::new(program).args(args).arg(image).output().expect("tests/run installs the checkers");
     let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));

@@ -24,6 +24,7 @@ mod delete;
 mod devices;
 mod extents;
 mod extract;
+mod fat_write;
 mod free_space;
 mod golden;
 mod grow;

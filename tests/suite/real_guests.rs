@@ -26,6 +26,7 @@ fn volumes(raw: &Path) -> Vec<(PathBuf, &'static str)> {
         let kind = match m.fs.info().kind {
             FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => "ext4",
             FsKind::Xfs => "xfs",
+            FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32 => "fat",
             _ => continue,
         };
         let at = raw.with_extension(format!("volume{}", m.volume));

@@ -72,12 +72,11 @@ fn one(volume: &Volume, info: &FsInfo, thorough: bool, stop: &dyn Fn() -> bool) 
     if !readable(info.kind) {
         return doubt(format!("the free space of {} cannot be told", info.kind.name()));
     }
-    let fat = matches!(info.kind, FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32);
-    if !fat && let Some(why) = fs::refusal(dev, info, false)? {
+    if let Some(why) = fs::refusal(dev, info, false)? {
         return doubt(why);
     }
     let fs: Arc<dyn GuestFs> = Arc::from(fs::open(dev.clone())?);
-    if let Some(first) = (thorough || fat).then(|| fs.check()).transpose()?.and_then(|found| found.into_iter().next()) {
+    if let Some(first) = thorough.then(|| fs.check()).transpose()?.and_then(|found| found.into_iter().next()) {
         return doubt(format!("its check finds: {first}"));
     }
     let mut local = Vec::new();

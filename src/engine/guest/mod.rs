@@ -1,6 +1,7 @@
 //! Inside the guest: what a disk's volumes hold. Everything here works on any [`crate::engine::io::ReadAt`], so on any image
 //! format, chain or snapshot, without mounting and without root.
 
+mod firmware;
 pub mod free;
 pub mod fs;
 pub mod identity;

@@ -52,7 +52,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Finds the guest on `disk`: the volume that looks like a root filesystem, and what its fstab mounts from the same disk.
+    /// Finds the guest on `disk`: the volume that looks like a root filesystem, and what its fstab (or systemd by itself) mounts from
+    /// the same disk.
     ///
     /// Errors: the disk cannot be read. A disk without a root filesystem has no mounts.
     pub fn open(disk: &Device) -> Result<Guest> {
@@ -70,6 +71,7 @@ impl Guest {
             if let Some(root) = root_folder(fs.as_ref()) {
                 guest.mounts.push(Mount { at: Vec::new(), volume: i, fs, root });
                 guest.mount_fstab();
+                guest.mount_firmware();
                 return Ok(guest);
             }
         }
@@ -210,7 +212,13 @@ impl Guest {
                 _ => {}
             }
             let here = stack.last().map_or(root, |(_, s)| *s);
-            let next = self.child(here, &part)?.ok_or_else(|| {
+            // systemd makes the folder of a mount point that is not there.
+            let mounted = || {
+                let at: Vec<u8> =
+                    stack.iter().map(|(n, _)| n).chain([&part]).flat_map(|n| [b"/".as_slice(), n].concat()).collect();
+                self.mounts.iter().enumerate().skip(1).find(|(_, m)| m.at == at).map(|(mount, m)| Spot { mount, node: m.root })
+            };
+            let next = self.child(here, &part)?.or_else(mounted).ok_or_else(|| {
                 Error::new(ErrorKind::NotFound, format!("there is no '{}' in the guest", printable_bytes(path)))
             })?;
             let stat = self.stat(next)?;

@@ -3,7 +3,7 @@
 use fs_xfs::log::LogState;
 
 use super::device::Reader;
-use super::guarded;
+use super::{fat, guarded};
 use crate::engine::error::Result;
 use crate::engine::guest::recognise::{FsInfo, FsKind};
 use crate::engine::io::bytes::{le16, le32};
@@ -39,6 +39,7 @@ pub fn refusal(dev: &Device, info: &FsInfo, replay: bool) -> Result<Option<Strin
     match info.kind {
         FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => ext(dev, replay),
         FsKind::Xfs => xfs(dev),
+        FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32 => fat::refusal(dev, info),
         FsKind::Btrfs => Ok(Some("btrfs is read and reported, and not written".into())),
         FsKind::Ntfs => Ok(Some("NTFS is not written".into())),
         other => Ok(Some(format!("{} is not written", other.name()))),

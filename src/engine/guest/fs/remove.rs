@@ -1,6 +1,6 @@
 //! Removing many names at once. One by one, each would read its folder through and write the counts again.
 
-use super::{Node, ext_remove, xfs_write};
+use super::{Node, ext_remove, fat, xfs_write};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::guest::recognise::{FsKind, recognise};
 use crate::engine::io::WriteDevice;
@@ -34,6 +34,7 @@ pub fn remove_all(dev: &WriteDevice, wanted: &[Removal<'_>]) -> Result<Vec<bool>
     match info.kind {
         FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => ext_remove::remove(dev.as_ref(), wanted),
         FsKind::Xfs => xfs_write::remove(dev, info, wanted),
+        FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32 => fat::remove(dev, info, wanted),
         other => Err(Error::unsupported(format!("files in {} cannot be removed", other.name()))),
     }
 }

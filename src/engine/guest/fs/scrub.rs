@@ -1,6 +1,6 @@
 //! Wiping what edits leave behind inside a filesystem's own structures. Free space is wiped by whoever knows the disk.
 
-use super::{Node, ext_scrub, xfs_scrub};
+use super::{Node, ext_scrub, fat, xfs_scrub};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::guest::recognise::{FsKind, recognise};
 use crate::engine::io::bytes::is_zero;
@@ -38,6 +38,7 @@ pub fn scrub(before: &Device, dev: &WriteDevice, traces: &Traces) -> Result<Scru
     match info.kind {
         FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => ext_scrub::scrub(dev, info, traces),
         FsKind::Xfs => xfs_scrub::scrub(before, dev, info, traces),
+        FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32 => fat::scrub(dev, info, traces),
         other => Err(Error::unsupported(format!("{} is not wiped", other.name()))),
     }
 }

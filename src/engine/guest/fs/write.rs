@@ -3,7 +3,7 @@
 //! Every edit goes to the device the filesystem was opened on; whoever plans gives a [`crate::engine::io::draft::Draft`] placed
 //! over the disk, so that nothing touches an image before the commit.
 
-use super::{Ext, GuestFs, Node, Xfs};
+use super::{Ext, GuestFs, Node, Xfs, fat};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::guest::recognise::{FsKind, recognise};
 use crate::engine::io::{Device, WriteDevice};
@@ -62,6 +62,7 @@ pub fn open_rw(dev: WriteDevice) -> Result<Box<dyn GuestWrite>> {
     match info.kind {
         FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => Ok(Box::new(Ext::open_rw(dev, info)?)),
         FsKind::Xfs => Ok(Box::new(Xfs::open_rw(dev, info)?)),
+        FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32 => Ok(Box::new(fat::FatWriter::open(dev, info)?)),
         other => Err(Error::unsupported(format!("files in {} cannot be changed", other.name()))),
     }
 }

@@ -1,7 +1,7 @@
 //! What is not sanitised: refused before anything is looked for, with the reason.
 
 use crate::engine::error::{Error, ErrorKind, Result};
-use crate::engine::guest::fs;
+use crate::engine::guest::fs::{self, GuestFs};
 use crate::engine::guest::recognise::FsKind;
 use crate::engine::guest::tree::Guest;
 
@@ -54,11 +54,14 @@ pub(super) fn refuse(guest: &Guest, replay: bool) -> Result<Vec<String>> {
     for (i, m) in guest.mounts.iter().enumerate() {
         let Some(v) = guest.layout.volumes.get(m.volume) else { continue };
         let (Some(dev), Some(info)) = (&v.dev, &v.info) else { continue };
-        if let Some(why) = fs::refusal(dev, info, replay)? {
-            // A small FAT for the firmware holds nothing that is removed.
-            if i > 0 && matches!(info.kind, FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32) {
+        if is_fat(m.fs.as_ref()) {
+            // The firmware's: looked at when something on it is to go.
+            if i > 0 {
                 continue;
             }
+            return Err(Error::unsupported(format!("{}: the system itself is on FAT", v.name)).hint(SHOWN));
+        }
+        if let Some(why) = fs::refusal(dev, info, replay)? {
             return Err(Error::unsupported(format!("{} ({}): {why}", v.name, info.kind.name())).hint(SHOWN));
         }
     }
@@ -67,6 +70,11 @@ pub(super) fn refuse(guest: &Guest, replay: bool) -> Result<Vec<String>> {
     }
     overlaps(guest)?;
     Ok(warnings)
+}
+
+/// True for FAT12, FAT16 and FAT32.
+pub(super) fn is_fat(fs: &dyn GuestFs) -> bool {
+    matches!(fs.info().kind, FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32)
 }
 
 /// What is free in one partition must not be another's.

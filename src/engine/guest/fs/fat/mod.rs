@@ -1,16 +1,27 @@
-//! FAT12, FAT16 and FAT32 for reading (Microsoft FAT specification, version 1.03), with long names.
+//! FAT12, FAT16 and FAT32 (Microsoft FAT specification, version 1.03), with long names: reading them here, the rest in rooms of its own.
 //!
 //! FAT has no inodes: a node is the byte offset of a file's short directory entry on the volume, and 0 is the root folder.
+
+mod check;
+mod names;
+mod scrub;
+mod table;
+mod write;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat};
+pub(super) use check::refusal;
+use names::{Named, named};
+pub(super) use scrub::scrub;
+use table::{Link, Table};
+pub(super) use write::{FatWriter, remove};
+
+use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat, Traces};
 use crate::engine::error::{Error, Result};
 use crate::engine::guest::recognise::{FsInfo, FsKind};
-use crate::engine::io::Device;
 use crate::engine::io::bytes::{le16, le32};
-use crate::engine::io::read_vec;
+use crate::engine::io::{Device, ReadAt, read_vec};
 use crate::engine::units::MIB;
 
 /// Bytes of one folder, at most (the specification's limit is 2 MiB).
@@ -21,7 +32,7 @@ pub(super) struct Fat {
     dev: Device,
     info: FsInfo,
     /// The file allocation table as a whole; at most 4 bytes per cluster of the volume.
-    table: Vec<u8>,
+    table: Table,
     cluster: u64,
     clusters: u64,
     /// Byte where cluster 2 begins.
@@ -32,6 +43,8 @@ pub(super) struct Fat {
     chains: Mutex<HashMap<u64, std::sync::Arc<Vec<u64>>>>,
     /// Where the tables are: the first's byte, bytes of each, how many.
     tables: (u64, u64, u64),
+    /// Where FAT32 keeps its count of free clusters, if it does.
+    counts: Option<u64>,
 }
 
 enum Root {
@@ -64,47 +77,36 @@ impl Fat {
         let root_len = (root_entries * 32).next_multiple_of(sector.max(1));
         let data = root_at + root_len;
         let clusters = (total * sector).checked_sub(data).filter(|_| cluster > 0).ok_or_else(bad)? / cluster;
-        let bits = match info.kind {
-            FsKind::Fat12 => 12,
-            FsKind::Fat16 => 16,
-            _ => 32,
-        };
-        let table_len = (fat_sectors * sector).min(((clusters + 2) * bits).div_ceil(8));
+        let table_len = (fat_sectors * sector).min(Table::needed(info.kind, clusters));
         let table = read_vec(dev.as_ref(), reserved * sector, table_len, dev.len())?;
         let root = if info.kind == FsKind::Fat32 {
             Root::Cluster(long(44)?)
         } else {
             Root::Area { at: root_at, len: root_entries * 32 }
         };
+        let counts = match info.kind {
+            FsKind::Fat32 => counts(dev.as_ref(), word(48)?, reserved, sector)?,
+            _ => None,
+        };
         Ok(Fat {
+            table: Table::new(table, info.kind, clusters),
             dev,
             info,
-            table,
             cluster,
             clusters,
             data,
             root,
             chains: Mutex::default(),
             tables: (reserved * sector, fat_sectors * sector, fats),
+            counts,
         })
     }
 
     /// The cluster after `n`; `None` at the end of the chain.
     fn next(&self, n: u64) -> Result<Option<u64>> {
-        let (value, end) = match self.info.kind {
-            FsKind::Fat12 => {
-                let pair = usize::try_from(n + n / 2).ok().and_then(|at| le16(&self.table, at));
-                (pair.map(|p| u64::from(if n.is_multiple_of(2) { p & 0xfff } else { p >> 4 })), 0xff8)
-            }
-            FsKind::Fat16 => (usize::try_from(n * 2).ok().and_then(|at| le16(&self.table, at)).map(u64::from), 0xfff8),
-            _ => (
-                usize::try_from(n * 4).ok().and_then(|at| le32(&self.table, at)).map(|v| u64::from(v & 0x0fff_ffff)),
-                0x0fff_fff8,
-            ),
-        };
-        match value {
-            Some(v) if v >= end => Ok(None),
-            Some(v) if (2..self.clusters + 2).contains(&v) => Ok(Some(v)),
+        match self.table.link(n) {
+            Some(Link::End) => Ok(None),
+            Some(Link::Next(next)) => Ok(Some(next)),
             _ => Err(Error::corrupt(format!("the cluster chain breaks off after cluster {n}")).op("read FAT")),
         }
     }
@@ -115,7 +117,7 @@ impl Fat {
         if let Some(c) = known.get(&first) {
             return Ok(c.clone());
         }
-        if !(2..self.clusters + 2).contains(&first) {
+        if !self.table.has(first) {
             return Err(Error::corrupt(format!("a file begins at cluster {first}, which is not there")).op("read FAT"));
         }
         let mut all = vec![first];
@@ -130,6 +132,11 @@ impl Fat {
         let all = std::sync::Arc::new(all);
         known.insert(first, all.clone());
         Ok(all)
+    }
+
+    /// Chains are no longer what they were.
+    fn forget_chains(&mut self) {
+        self.chains.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn place(&self, cluster: u64) -> u64 {
@@ -180,6 +187,11 @@ impl Fat {
         Ok(out)
     }
 
+    /// The names in folder `dir`.
+    fn names(&self, dir: Node) -> Result<Vec<Named>> {
+        self.folder(dir).map(|entries| named(&entries))
+    }
+
     fn entry(&self, node: Node) -> Result<Entry> {
         let mut e = [0u8; 32];
         self.dev.read_at(node, &mut e)?;
@@ -216,37 +228,14 @@ fn seconds(date: u16, time: u16) -> i64 {
     days * 86400 + i64::from(time >> 11) * 3600 + i64::from(time >> 5 & 63) * 60 + i64::from(time & 31) * 2
 }
 
-/// The name of a short entry, in lower case where Windows NT marks it so.
-fn short_name(e: &[u8; 32]) -> Vec<u8> {
-    let part = |range: std::ops::Range<usize>, lower: bool| {
-        let text = e.get(range).unwrap_or_default();
-        let text = text.strip_suffix(b" ").unwrap_or(text);
-        let end = text.iter().rposition(|c| *c != b' ').map_or(0, |p| p + 1);
-        let mut text = text.get(..end).unwrap_or_default().to_vec();
-        if lower {
-            text.make_ascii_lowercase();
-        }
-        text
-    };
-    let mut name = part(0..8, e[12] & 8 != 0);
-    if name.first() == Some(&5) {
-        name[0] = 0xe5;
+/// Where the count of free clusters is: in the sector `at` of the reserved ones, when it is marked as that.
+fn counts(dev: &dyn ReadAt, at: u64, reserved: u64, sector: u64) -> Result<Option<u64>> {
+    if at == 0 || at >= reserved {
+        return Ok(None);
     }
-    let extension = part(8..11, e[12] & 16 != 0);
-    if !extension.is_empty() {
-        name.push(b'.');
-        name.extend(extension);
-    }
-    name
-}
-
-/// The thirteen characters of a long-name entry.
-fn long_part(e: &[u8; 32]) -> Vec<u16> {
-    [1..11, 14..26, 28..32]
-        .into_iter()
-        .flat_map(|r| e.get(r).unwrap_or_default().chunks_exact(2))
-        .map(|c| u16::from_le_bytes([c[0], c[1]]))
-        .collect()
+    let b = read_vec(dev, at * sector, 512, 512)?;
+    let marked = [(0, 0x4161_5252), (484, 0x6141_7272), (508, 0xaa55_0000)].iter().all(|(at, v)| le32(&b, *at) == Some(*v));
+    Ok(marked.then_some(at * sector))
 }
 
 impl GuestFs for Fat {
@@ -265,30 +254,7 @@ impl GuestFs for Fat {
         Ok(Stat { node, kind: e.kind, mode, uid: 0, gid: 0, size: e.size, links: 1, mtime: e.mtime })
     }
     fn list(&self, dir: Node) -> Result<Vec<DirEntry>> {
-        let mut out = Vec::new();
-        let mut long: Vec<Vec<u16>> = Vec::new();
-        for (at, e) in self.folder(dir)? {
-            match (e[0], e[11]) {
-                (0, _) => break,
-                (0xe5, _) => long.clear(),
-                // Long-name parts come last part first.
-                (_, 0x0f) => {
-                    if long.len() < 20 {
-                        long.push(long_part(&e));
-                    }
-                }
-                // The volume label.
-                (_, a) if a & 8 != 0 => long.clear(),
-                _ => {
-                    let wide: Vec<u16> = long.drain(..).rev().flatten().take_while(|c| *c != 0).collect();
-                    let name = if wide.is_empty() { short_name(&e) } else { String::from_utf16_lossy(&wide).into_bytes() };
-                    if name != b"." && name != b".." {
-                        out.push(DirEntry { name, node: at });
-                    }
-                }
-            }
-        }
-        Ok(out)
+        Ok(self.names(dir)?.into_iter().map(|n| DirEntry { name: n.name, node: n.node }).collect())
     }
     fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Node>> {
         // FAT does not mind case.
@@ -330,36 +296,12 @@ impl GuestFs for Fat {
         Ok(())
     }
     fn check(&self) -> Result<Vec<String>> {
-        let mut found = Vec::new();
-        let boot = read_vec(self.dev.as_ref(), 0, 512, 512)?;
-        // Linux marks a volume in use in the boot sector, Windows in the second entry of the table (whole: 1).
-        let (state, clean) = match self.info.kind {
-            FsKind::Fat12 => (37, true),
-            FsKind::Fat16 => (37, le16(&self.table, 2).is_some_and(|v| v & 0xc000 == 0xc000)),
-            _ => (65, le32(&self.table, 4).is_some_and(|v| v & 0x0c00_0000 == 0x0c00_0000)),
-        };
-        if boot.get(state).is_none_or(|b| b & 1 != 0) || !clean {
-            found.push("it was not unmounted cleanly".into());
-        }
-        let (at, len, count) = self.tables;
-        for copy in 1..count {
-            let other = read_vec(self.dev.as_ref(), at + copy * len, self.table.len() as u64, self.dev.len())?;
-            if other != self.table {
-                found.push("its two tables do not agree".into());
-            }
-        }
-        Ok(found)
+        self.survey().map(|s| s.found)
     }
     fn free_ranges(&self, visit: &mut dyn FnMut(u64, u64)) -> Result<()> {
         let mut run = None;
         for c in 2..self.clusters + 2 {
-            // A free cluster's entry is 0, which `next` reports as broken: look at the bits themselves.
-            let used = match self.info.kind {
-                FsKind::Fat12 => le16(&self.table, (c + c / 2) as usize)
-                    .is_none_or(|p| (if c.is_multiple_of(2) { p & 0xfff } else { p >> 4 }) != 0),
-                FsKind::Fat16 => le16(&self.table, (c * 2) as usize).is_none_or(|v| v != 0),
-                _ => le32(&self.table, (c * 4) as usize).is_none_or(|v| v & 0x0fff_ffff != 0),
-            };
+            let used = self.table.link(c) != Some(Link::Free);
             match (run, used) {
                 (None, false) => run = Some(c),
                 (Some(s), true) => {
