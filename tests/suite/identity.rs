@@ -215,3 +215,30 @@ fn people_and_keys_are_found_wherever_they_are_written_down() {
         assert_eq!(found, [(name.to_string(), path.to_string())]);
     }
 }
+
+#[test]
+fn a_machine_id_that_is_to_be_made_is_none() {
+    let d = dir();
+    let (root, image) = (d.path().join("root"), d.path().join("x.raw"));
+    golden::tree(&root, d.path());
+    for (text, told, kept) in [
+        ("", "empty (made at first boot)", true),
+        ("uninitialized\n", "uninitialized (made at first boot)", true),
+        ("5f1c9ad27be84c3e9d60b7a2c4e8f013\n", "5f1c9ad27be84c3e9d60b7a2c4e8f013", false),
+    ] {
+        golden::put(&root, "/etc/machine-id", text);
+        filesystem(&root, &image);
+        let found = facts(&image);
+        assert!(found.contains(&("machine-id".into(), told.into(), "/etc/machine-id".into())), "{found:#?}");
+        let out = cowshed(&["ready", "--for", "openstack", "--output", "json", s(&image)]);
+        let v: Value = serde_json::from_slice(&out.stdout).unwrap();
+        let answer =
+            v["findings"].as_array().unwrap().iter().find(|f| f["what"] == "machine id empty").unwrap()["answer"].clone();
+        assert_eq!(answer, if kept { "yes" } else { "no" }, "{text}");
+        // Where it says that it is to be made, sanitising leaves it: emptied, the first start would be none to systemd.
+        let (code, _, err) = crate::sanitize::report(&["--no-undo", s(&image)]);
+        assert_eq!((code, err.as_str()), (Some(0), ""));
+        let after = cowshed(&["cat", &format!("{}:/etc/machine-id", s(&image))]).stdout;
+        assert_eq!(String::from_utf8_lossy(&after), if kept { text } else { "" });
+    }
+}

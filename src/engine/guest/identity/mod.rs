@@ -11,6 +11,8 @@ pub mod services;
 mod system;
 mod used;
 
+pub use system::UNSET_ID;
+
 use super::tree::Guest;
 use crate::engine::units::printable;
 

@@ -41,7 +41,11 @@ pub(super) fn add(g: &Guest, id: &mut Identity) {
     }
     if let Ok(bytes) = g.read_file("/etc/machine-id") {
         let text = String::from_utf8_lossy(&bytes).trim().to_string();
-        let state = if text.is_empty() { EMPTY_ID.into() } else { text };
+        let state = match text.as_str() {
+            "" => EMPTY_ID.into(),
+            UNSET_ID => format!("{UNSET_ID} (made at first boot)"),
+            _ => text,
+        };
         id.add("machine-id", state, "/etc/machine-id");
     }
 }
@@ -55,7 +59,9 @@ const HOSTNAMES: &[(&str, Option<&str>)] = &[
 ];
 
 /// What the fact `machine-id` says of an empty one.
-pub(super) const EMPTY_ID: &str = "empty (made at first boot)";
+const EMPTY_ID: &str = "empty (made at first boot)";
+/// What stands in `/etc/machine-id` of an image that is to take its first start for one (machine-id(5)).
+pub const UNSET_ID: &str = "uninitialized";
 
 /// The machine of an ELF program (ELF specification, `e_machine`).
 fn architecture(g: &Guest, path: &str) -> Option<&'static str> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::inspector::{self, Inspected};
 use crate::engine::error::Result;
 use crate::engine::format::Format;
-use crate::engine::guest::identity::{Identity, identify};
+use crate::engine::guest::identity::{Identity, UNSET_ID, identify};
 use crate::engine::guest::partition::TableKind;
 use crate::engine::guest::recognise::FsKind;
 use crate::engine::guest::tree::Guest;
@@ -48,7 +48,7 @@ pub struct Inside {
     pub problems: Vec<String>,
     /// Name of the account that cloud-init makes, and its file.
     pub admin: Option<(String, String)>,
-    /// `/etc/machine-id`: `Some(true)` when it is empty.
+    /// `/etc/machine-id`: `Some(true)` when it is empty, or says that it is to be made.
     pub machine_id_empty: Option<bool>,
     /// Private host keys.
     pub host_keys: Vec<String>,
@@ -167,7 +167,7 @@ impl Inside {
             encrypted: named(|k| matches!(k, FsKind::Luks | FsKind::BitLocker)),
             problems: layout.problems.iter().chain(&guest.problems).cloned().collect(),
             admin,
-            machine_id_empty: guest.read_file("/etc/machine-id").ok().map(|b| b.iter().all(u8::is_ascii_whitespace)),
+            machine_id_empty: guest.read_text("/etc/machine-id").ok().map(|t| ["", UNSET_ID].contains(&t.trim())),
             host_keys: identity.all("host-key").map(|f| f.from.clone()).collect(),
             identity,
             guest,

@@ -4,6 +4,7 @@ use super::super::find::Survey;
 use super::super::{Default, Edit, Found, Operation};
 use crate::engine::error::Result;
 use crate::engine::guest::fs::FileType;
+use crate::engine::guest::identity::UNSET_ID;
 
 pub(super) const ALL: &[Operation] = &[
     Operation {
@@ -150,7 +151,9 @@ fn machine_id(s: &Survey<'_>) -> Result<Found> {
     let why = "systemd makes a new one where it finds an empty file; a value would be every clone's";
     for hit in s.all(&["/etc/machine-id"])? {
         match hit.stat.kind {
-            FileType::File if hit.stat.size > 0 => found.changes.push(hit.change(Edit::Empty, why)),
+            FileType::File if hit.stat.size > 0 && s.text(&hit).trim() != UNSET_ID => {
+                found.changes.push(hit.change(Edit::Empty, why));
+            }
             _ => {}
         }
     }
