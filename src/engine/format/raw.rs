@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::front::Front;
 use super::probe::{Confidence, Match, Probe};
-use super::{Caps, Format, FormatEntry, Guide, Image, Source};
+use super::{Caps, Format, FormatEntry, Guide, Image, Source, read_mapped};
 use crate::engine::error::Result;
 use crate::engine::io::{Device, read_up_to};
 use crate::engine::model::{Description, Fact, Kind, Mapping, Place};
@@ -48,6 +48,9 @@ fn open(source: Source) -> Result<Arc<dyn Image>> {
     let facts = vec![Fact { label: "partition table", value: table }];
     Ok(Arc::new(Raw::with(vec![source.dev], Format::Raw, Description { facts, ..Description::default() })))
 }
+
+/// Bytes that are read without asking for holes.
+const LITTLE: usize = 64 << 10;
 
 /// One or several devices read as one disk.
 pub struct Raw {
@@ -99,6 +102,20 @@ impl Image for Raw {
         } else {
             Mapping::data(i, at, host.len)
         })
+    }
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let i = self.parts.partition_point(|(start, _)| *start <= offset).saturating_sub(1);
+        let end = self.parts.get(i + 1).map_or(self.size, |(next, _)| *next);
+        // A little within one part: asking where its holes are would take longer than reading them. A part that became shorter is
+        // filled up as the long way says.
+        if buf.len() <= LITTLE
+            && offset.checked_add(buf.len() as u64).is_some_and(|stop| stop <= end)
+            && let Some((start, dev)) = self.parts.get(i)
+            && dev.read_at(offset - start, buf).is_ok()
+        {
+            return Ok(());
+        }
+        read_mapped(self, offset, buf)
     }
     fn describe(&self) -> Arc<Description> {
         self.description.clone()

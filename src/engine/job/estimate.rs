@@ -16,7 +16,9 @@ const WORTH: u64 = 16 * MIB;
 
 /// How long `plan`, made for `spec`, will take; the history lies in `state_dir`.
 pub fn takes(plan: &Plan, spec: &JobSpec, state_dir: Option<&Path>) -> Option<Takes> {
-    let earlier = state_dir.map(|dir| history::read(&dir.join("history.jsonl"))).unwrap_or_default();
+    // Where nothing can be told, the history need not be read.
+    let earlier =
+        state_dir.filter(|_| plan.read_bytes > 0).map(|dir| history::read(&dir.join("history.jsonl"))).unwrap_or_default();
     estimate(plan.read_bytes, spec.limit(), &spec.sort(), &earlier)
 }
 

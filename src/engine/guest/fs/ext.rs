@@ -4,19 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fs_ext4::bgd::locate_inode;
-use fs_ext4::dir::DirBlockIter;
 use fs_ext4::fs::Filesystem;
 use fs_ext4::inode::Inode;
 
 use super::device::Reader;
-use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat, ext_grow, ext_holes, guarded};
+use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat, Stored, ext_grow, ext_holes, guarded};
 use crate::engine::error::{Context, Error, Result};
 use crate::engine::guest::recognise::FsInfo;
 use crate::engine::io::bytes::{be32, le16, le32};
 use crate::engine::io::{Device, read_vec};
-
-/// Names in one folder, at most: a damaged folder must not fill the memory.
-const MAX_NAMES: usize = 1_000_000;
 
 /// An ext filesystem.
 pub(super) struct Ext {
@@ -26,7 +22,7 @@ pub(super) struct Ext {
     dev: Option<Device>,
     info: FsInfo,
     /// Folder entries carry the file type (incompat FILETYPE).
-    typed: bool,
+    pub(super) typed: bool,
 }
 
 impl Ext {
@@ -50,17 +46,18 @@ impl Ext {
         }
     }
 
-    /// Every name of a folder, `.` and `..` too.
-    pub(super) fn entries(&self, dir: Node) -> Result<Vec<DirEntry>> {
-        let (ino, inode, _) = self.inode(dir)?;
-        if !inode.is_dir() {
-            return Err(Error::usage("it is not a folder"));
-        }
-        if inode.has_extents() || inode.has_inline_data() {
-            let found = guarded("read folder", || self.fs.read_dir_ino(ino))?;
-            return Ok(found.into_iter().map(|e| DirEntry { name: e.name, node: u64::from(e.inode) }).collect());
-        }
-        self.old_folder(&inode)
+    /// Reads `count` blocks from number `block` on into `into`, which becomes as long.
+    pub(super) fn blocks_into(&self, block: u64, count: u64, into: &mut Vec<u8>) -> Result<()> {
+        let size = u64::from(self.fs.sb.block_size());
+        let Some(dev) = &self.dev else {
+            into.clear();
+            return (block..block.saturating_add(count)).try_for_each(|b| {
+                into.extend(self.block(b)?);
+                Ok(())
+            });
+        };
+        into.resize((count * size) as usize, 0);
+        dev.read_at(block.saturating_mul(size), into).op("read block")
     }
 
     pub(super) fn inode(&self, node: Node) -> Result<(u32, Inode, Vec<u8>)> {
@@ -85,29 +82,14 @@ impl Ext {
         Ok((ino, inode, raw))
     }
 
-    /// The blocks of a folder, read through whatever maps them (extents, or the older block lists that the crate's own listing
-    /// does not take).
-    fn old_folder(&self, inode: &Inode) -> Result<Vec<DirEntry>> {
-        let block = u64::from(self.fs.sb.block_size());
-        let limit = guarded("read folder", || self.fs.byte_ceiling())?;
-        let mut out = Vec::new();
-        for logical in 0..inode.size.min(limit).div_ceil(block.max(1)) {
-            let Some(physical) = guarded("read folder", || self.fs.map_inode_logical(inode, logical))? else { continue };
-            let bytes = self.block(physical)?;
-            for entry in DirBlockIter::new(&bytes, self.typed) {
-                let e = guarded("read folder", || entry)?;
-                if out.len() >= MAX_NAMES {
-                    return Err(Error::corrupt(format!("a folder with more than {MAX_NAMES} names")));
-                }
-                out.push(DirEntry { name: e.name, node: u64::from(e.inode) });
-            }
-        }
-        Ok(out)
+    /// Where the content of `node` lies; with `unwritten` also what is reserved for it and was never written.
+    pub(super) fn places(&self, node: Node, unwritten: bool) -> Result<Vec<FileExtent>> {
+        let (_, inode, _) = self.inode(node)?;
+        self.places_of(node, &inode, unwritten)
     }
 
-    /// Where the content of `node` lies; with `unwritten` also what is reserved for it and was never written.
-    fn places(&self, node: Node, unwritten: bool) -> Result<Vec<FileExtent>> {
-        let (_, inode, _) = self.inode(node)?;
+    /// The same, of `node`'s `inode`.
+    pub(super) fn places_of(&self, node: Node, inode: &Inode, unwritten: bool) -> Result<Vec<FileExtent>> {
         if inode.has_inline_data() {
             return Ok(Vec::new());
         }
@@ -136,10 +118,10 @@ impl Ext {
             if seen > self.fs.sb.blocks_count || steps > most {
                 return Err(Error::corrupt(format!("inode {node} has more blocks than its filesystem")).op("read block map"));
             }
-            let Some(physical) = guarded("read block map", || self.fs.map_inode_logical(&inode, logical))? else {
+            let Some(physical) = guarded("read block map", || self.fs.map_inode_logical(inode, logical))? else {
                 let pointer =
                     |list: u64, n: u64| Ok(self.block(list)?.get(n as usize * 4..).and_then(|b| le32(b, 0)).unwrap_or(0).into());
-                at = ext_holes::behind(&inode, logical, per_list, pointer)?;
+                at = ext_holes::behind(inode, logical, per_list, pointer)?;
                 continue;
             };
             at += 1;
@@ -180,17 +162,7 @@ impl GuestFs for Ext {
         Ok(entries)
     }
     fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Node>> {
-        let (ino, inode, _) = self.inode(dir)?;
-        if !inode.has_extents() {
-            return Ok(self.list(dir)?.into_iter().find(|e| e.name == name).map(|e| e.node));
-        }
-        match guarded("look up a name", || match self.fs.lookup_at(ino, name) {
-            Err(fs_ext4::error::Error::NotFound) => Ok(None),
-            other => other.map(Some),
-        })? {
-            Some(n) => Ok(Some(u64::from(n))),
-            None => Ok(None),
-        }
+        self.named(dir, name)
     }
     fn read(&self, node: Node, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let (ino, inode, _) = self.inode(node)?;
@@ -211,6 +183,9 @@ impl GuestFs for Ext {
     }
     fn allocated(&self, node: Node) -> Result<Vec<FileExtent>> {
         self.places(node, true)
+    }
+    fn each_stored(&self, visit: &mut dyn FnMut(&Stored<'_>)) -> Result<()> {
+        Ext::each_stored(self, visit)
     }
     fn own_areas(&self, visit: &mut dyn FnMut(&'static str, u64, u64)) -> Result<()> {
         let sb = &self.fs.sb;

@@ -7,7 +7,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::Ext;
 use super::ext::{free_blocks, metadata};
-use crate::engine::error::{Error, Result};
+use super::ext_folder::names_in;
+use super::ext_inodes::{EXTENTS, INLINE, ROOT, VALUE, leaf};
+use crate::engine::error::Result;
 use crate::engine::io::bytes::{le16, le32};
 use crate::engine::units::printable_bytes;
 
@@ -15,15 +17,10 @@ use crate::engine::units::printable_bytes;
 const TOLD: usize = 20;
 /// Levels of an extent tree, at most.
 const LEVELS: u16 = 5;
-/// The journal's inode, the root's, and the first of files when the superblock does not say.
-const ROOT: u64 = 2;
+/// The journal's inode.
 const JOURNAL: u64 = 8;
-const FIRST: u64 = 11;
-/// Flags of inodes: indexed by hashes, mapped by extents, an attribute's value, content in the inode.
+/// Flag of inodes: a folder indexed by hashes.
 const INDEXED: u32 = 0x1000;
-const EXTENTS: u32 = 0x8_0000;
-const VALUE: u32 = 0x20_0000;
-const INLINE: u32 = 0x1000_0000;
 const FOLDER: u16 = 0x4000;
 const FILE: u16 = 0x8000;
 const LINK: u16 = 0xa000;
@@ -36,7 +33,7 @@ pub(super) fn check(ext: &Ext) -> Result<Vec<String>> {
         claims: Vec::new(),
         nodes: HashSet::new(),
         shared: HashSet::new(),
-        inodes: HashMap::new(),
+        inodes: Vec::new(),
         folders: Vec::new(),
         found: Vec::new(),
     };
@@ -47,7 +44,8 @@ pub(super) fn check(ext: &Ext) -> Result<Vec<String>> {
     if sb.feature_incompat & 0x10 == 0 {
         owners.claims.extend(metadata(&ext.fs).into_iter().map(|(start, end)| (start, end - start, 0)));
     }
-    owners.all_inodes()?;
+    let first = ext.first_file();
+    ext.each_inode(|ino, raw| if ino < first && ino != ROOT && ino != JOURNAL { Ok(()) } else { owners.inode(ino, raw) })?;
     owners.names()?;
     owners.counts()?;
     owners.blocks()
@@ -55,6 +53,7 @@ pub(super) fn check(ext: &Ext) -> Result<Vec<String>> {
 
 /// An inode in use.
 struct Seen {
+    ino: u64,
     mode: u16,
     links: u16,
     /// Names that lead to it.
@@ -78,7 +77,8 @@ struct Owners<'a> {
     nodes: HashSet<u64>,
     /// Blocks of attributes, which several files may share.
     shared: HashSet<u64>,
-    inodes: HashMap<u64, Seen>,
+    /// In ascending order.
+    inodes: Vec<Seen>,
     folders: Vec<Folder>,
     found: Vec<String>,
 }
@@ -94,42 +94,6 @@ impl Owners<'_> {
         self.ext.block(block)
     }
 
-    /// Goes through every inode in use.
-    fn all_inodes(&mut self) -> Result<()> {
-        let sb = &self.ext.fs.sb;
-        let (size, per_group) = (u64::from(sb.inode_size), u64::from(sb.inodes_per_group));
-        let block = u64::from(sb.block_size());
-        if size < 128 || size > block || per_group == 0 {
-            return Err(Error::corrupt("the superblock's inodes make no sense"));
-        }
-        let first = le32(&sb.raw, 0x54).map_or(FIRST, u64::from).max(FIRST);
-        let counted = sb.feature_ro_compat & 0x0410 != 0;
-        for (n, group) in self.ext.fs.groups.iter().enumerate() {
-            if counted && group.flags & 1 != 0 {
-                continue;
-            }
-            let unused = if counted { u64::from(group.itable_unused).min(per_group) } else { 0 };
-            let bitmap = self.read(group.inode_bitmap)?;
-            let mut held: Option<(u64, Vec<u8>)> = None;
-            for i in 0..per_group - unused {
-                let ino = n as u64 * per_group + i + 1;
-                let used = bitmap.get((i / 8) as usize).is_some_and(|b| b & (1 << (i % 8)) != 0);
-                if !used || (ino < first && ino != ROOT && ino != JOURNAL) {
-                    continue;
-                }
-                let at = group.inode_table.saturating_add(i * size / block);
-                let bytes = match held.take() {
-                    Some((place, bytes)) if place == at => bytes,
-                    _ => self.read(at)?,
-                };
-                let start = (i * size % block) as usize;
-                self.inode(ino, bytes.get(start..start + size as usize).unwrap_or_default())?;
-                held = Some((at, bytes));
-            }
-        }
-        Ok(())
-    }
-
     fn inode(&mut self, ino: u64, raw: &[u8]) -> Result<()> {
         let (mode, links, flags) = (le16(raw, 0).unwrap_or(0) & 0xf000, le16(raw, 26).unwrap_or(0), le32(raw, 32).unwrap_or(0));
         let word = |at| u64::from(le32(raw, at).unwrap_or(0));
@@ -143,7 +107,7 @@ impl Owners<'_> {
         // Values of attributes and the list of orphans have no name.
         let nameless = flags & VALUE != 0 || ino == JOURNAL || ino == u64::from(le32(&self.ext.fs.sb.raw, 0x280).unwrap_or(0));
         if !nameless {
-            self.inodes.insert(ino, Seen { mode, links, refs: 0 });
+            self.inodes.push(Seen { ino, mode, links, refs: 0 });
         }
         let attributes = word(104) | u64::from(le16(raw, 118).unwrap_or(0)) << 32;
         if attributes != 0 && self.shared.insert(attributes) {
@@ -182,6 +146,7 @@ impl Owners<'_> {
     fn names(&mut self) -> Result<()> {
         let (mut parents, mut below): (HashMap<u64, u64>, HashMap<u64, Vec<u64>>) = (HashMap::new(), HashMap::new());
         let total = self.ext.fs.sb.blocks_count;
+        let mut bytes = Vec::new();
         for folder in std::mem::take(&mut self.folders) {
             let ino = folder.ino;
             let Some(runs) = &folder.runs else {
@@ -192,7 +157,7 @@ impl Owners<'_> {
             };
             let blocks = runs.iter().filter(|(b, n)| b.checked_add(*n).is_some_and(|e| e <= total)).flat_map(|(b, n)| *b..b + n);
             for (logical, place) in blocks.enumerate() {
-                let bytes = self.read(place)?;
+                self.ext.blocks_into(place, 1, &mut bytes)?;
                 let right = match folder.indexed.then(|| index_counts(&bytes, logical == 0)).flatten() {
                     Some(at) => self.ext.fs.csum.verify_dx_tail(ino as u32, folder.generation, &bytes, at) != Some(false),
                     None => self.ext.fs.csum.verify_dir_entry_tail(ino as u32, folder.generation, &bytes),
@@ -209,7 +174,8 @@ impl Owners<'_> {
             todo.extend(below.remove(&dir).into_iter().flatten().filter(|child| reached.insert(*child)));
         }
         let mut wrong: Vec<(u64, String)> = Vec::new();
-        for (ino, seen) in &self.inodes {
+        for seen in &self.inodes {
+            let ino = &seen.ino;
             // A folder of very many counts as one (dir_nlink).
             let uncounted = seen.mode == FOLDER && seen.links == 1;
             if seen.refs == 0 {
@@ -220,34 +186,22 @@ impl Owners<'_> {
                 wrong.push((*ino, "a folder that hangs below no other".into()));
             }
         }
-        wrong.sort();
         wrong.iter().for_each(|(ino, what)| self.tell(*ino, what));
         Ok(())
     }
 
     fn block_of_names(&mut self, ino: u64, b: &[u8], parents: &mut HashMap<u64, u64>, below: &mut HashMap<u64, Vec<u64>>) {
-        let typed = self.ext.fs.sb.feature_incompat & 2 != 0;
-        let mut at = 0;
-        while at < b.len() {
-            let (node, len) = (le32(b, at).unwrap_or(0), le16(b, at + 4).map_or(0, usize::from));
-            // Blocks of 64 KiB: a length that does not fit is written as 65535 or 0.
-            let len = if b.len() == 1 << 16 && (len == 0 || len == 0xffff) { b.len() - at } else { len };
-            let name = b.get(at + 6).map_or(0, |n| usize::from(*n))
-                | if typed { 0 } else { b.get(at + 7).map_or(0, |n| usize::from(*n) << 8) };
-            if len < 8 || !len.is_multiple_of(4) || at + len > b.len() || (node != 0 && 8 + name > len) {
-                self.tell(ino, "names that make no sense");
-                return;
+        for entry in names_in(b, self.ext.typed) {
+            match entry {
+                Ok((name, node)) => self.name(ino, name, node, parents, below),
+                Err(e) => self.tell(ino, e.why()),
             }
-            if node != 0 {
-                let name = b.get(at + 8..at + 8 + name).unwrap_or_default();
-                self.name(ino, name, u64::from(node), parents, below);
-            }
-            at += len;
         }
     }
 
     fn name(&mut self, dir: u64, name: &[u8], node: u64, parents: &mut HashMap<u64, u64>, below: &mut HashMap<u64, Vec<u64>>) {
-        let Some(seen) = self.inodes.get_mut(&node) else {
+        let at = self.inodes.binary_search_by_key(&node, |s| s.ino).ok();
+        let Some(seen) = at.and_then(|at| self.inodes.get_mut(at)) else {
             self.tell(dir, &format!("'{}' leads to inode {node}, which is not in use", printable_bytes(name)));
             return;
         };
@@ -322,37 +276,37 @@ impl Owners<'_> {
     /// An extent tree, from its root in the inode. Returns where its last extent ends, in blocks of the file.
     fn extents(&mut self, ino: u64, root: &[u8]) -> Result<u64> {
         let mut end = 0;
-        let mut todo: Vec<(Vec<u8>, Option<u16>)> = vec![(root.to_vec(), None)];
-        while let Some((node, level)) = todo.pop() {
-            let (entries, depth) = (le16(&node, 2).unwrap_or(0), le16(&node, 6).unwrap_or(u16::MAX));
-            let fits = usize::from(entries) * 12 + 12 <= node.len();
-            if le16(&node, 0) != Some(0xf30a) || depth > LEVELS || !fits || level.is_some_and(|l| l != depth) {
-                self.tell(ino, "its extent tree makes no sense");
-                return Ok(end);
-            }
-            let mut below = Vec::new();
-            for e in node.get(12..).unwrap_or_default().chunks_exact(12).take(usize::from(entries)) {
-                let high = |at| u64::from(le16(e, at).unwrap_or(0)) << 32;
-                if depth > 0 {
-                    let child = u64::from(le32(e, 4).unwrap_or(0)) | high(8);
-                    if let Some(bytes) = self.node(ino, child)? {
-                        below.push((bytes, Some(depth - 1)));
-                    }
-                    continue;
-                }
-                let (logical, len) = (u64::from(le32(e, 0).unwrap_or(0)), u64::from(le16(e, 4).unwrap_or(0)));
-                // Longer than 32768: reserved, and not yet written.
-                let len = if len > 0x8000 { len - 0x8000 } else { len };
-                if logical < end {
-                    self.tell(ino, "its extents overlap");
-                }
-                end = logical + len;
-                self.claims.push((u64::from(le32(e, 8).unwrap_or(0)) | high(6), len, ino));
-            }
-            // Depth first, in the order of the file.
-            todo.extend(below.into_iter().rev());
-        }
+        self.extent_node(ino, root, None, &mut end)?;
         Ok(end)
+    }
+
+    /// A node of an extent tree, which is on `level` (the root says it itself), and all below it, in the order of the file. `end` is
+    /// where the file's last extent ended so far. False when it makes no sense.
+    fn extent_node(&mut self, ino: u64, node: &[u8], level: Option<u16>, end: &mut u64) -> Result<bool> {
+        let (entries, depth) = (le16(node, 2).unwrap_or(0), le16(node, 6).unwrap_or(u16::MAX));
+        let fits = usize::from(entries) * 12 + 12 <= node.len();
+        if le16(node, 0) != Some(0xf30a) || depth > LEVELS || !fits || level.is_some_and(|l| l != depth) {
+            self.tell(ino, "its extent tree makes no sense");
+            return Ok(false);
+        }
+        for e in node.get(12..).unwrap_or_default().chunks_exact(12).take(usize::from(entries)) {
+            if depth > 0 {
+                let child = u64::from(le32(e, 4).unwrap_or(0)) | u64::from(le16(e, 8).unwrap_or(0)) << 32;
+                if let Some(bytes) = self.node(ino, child)?
+                    && !self.extent_node(ino, &bytes, Some(depth - 1), end)?
+                {
+                    return Ok(false);
+                }
+                continue;
+            }
+            let Some((logical, place, len, _)) = leaf(e) else { continue };
+            if logical < *end {
+                self.tell(ino, "its extents overlap");
+            }
+            *end = logical + len;
+            self.claims.push((place, len, ino));
+        }
+        Ok(true)
     }
 
     /// A block list of ext2 and ext3: twelve blocks, then three trees of lists. Returns where the last block ends in the file.

@@ -8,9 +8,11 @@ mod btrfs;
 mod device;
 mod ext;
 mod ext_check;
+mod ext_folder;
 mod ext_groups;
 mod ext_grow;
 mod ext_holes;
+mod ext_inodes;
 mod ext_remove;
 mod ext_replay;
 mod ext_scrub;
@@ -25,13 +27,17 @@ mod scrub;
 mod write;
 mod xfs;
 mod xfs_check;
+mod xfs_folder;
 mod xfs_grow;
 mod xfs_index;
+mod xfs_inodes;
+mod xfs_links;
 mod xfs_rows;
 mod xfs_scrub;
 mod xfs_write;
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ext::Ext;
@@ -117,6 +123,19 @@ pub struct FileExtent {
     pub len: u64,
 }
 
+/// A file, folder or other thing that a filesystem holds, whatever it is called.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored<'a> {
+    /// Its number.
+    pub node: Node,
+    /// What it is.
+    pub kind: FileType,
+    /// Bytes.
+    pub size: u64,
+    /// Where a regular file's content lies on the volume, as [`GuestFs::extents`] tells it.
+    pub places: &'a [FileExtent],
+}
+
 /// A filesystem open for reading.
 pub trait GuestFs: Send + Sync {
     /// What its superblock says.
@@ -152,6 +171,20 @@ pub trait GuestFs: Send + Sync {
     /// Where everything that belongs to a file or folder lies, parts that are reserved and not written among it.
     fn allocated(&self, node: Node) -> Result<Vec<FileExtent>> {
         self.extents(node)
+    }
+
+    /// Calls `visit` with all that the filesystem holds, each once. A file that damage hides is left out.
+    fn each_stored(&self, visit: &mut dyn FnMut(&Stored<'_>)) -> Result<()> {
+        let (mut seen, mut todo) = (HashSet::from([self.root()]), vec![self.root()]);
+        while let Some(node) = todo.pop() {
+            let Ok(stat) = self.stat(node) else { continue };
+            let places = if stat.kind == FileType::File { self.extents(node).unwrap_or_default() } else { Vec::new() };
+            visit(&Stored { node, kind: stat.kind, size: stat.size, places: &places });
+            if stat.kind == FileType::Folder {
+                todo.extend(self.list(node).unwrap_or_default().into_iter().map(|e| e.node).filter(|n| seen.insert(*n)));
+            }
+        }
+        Ok(())
     }
 
     /// Areas of the filesystem's own that have a name: calls `visit` with it, the offset and the length in bytes on the volume.

@@ -7,7 +7,7 @@ use fs_xfs::inode::Inode;
 
 use super::device::Reader;
 use super::xfs_check::{Doubt, sound};
-use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat, guarded};
+use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat, Stored, guarded};
 use crate::engine::error::Result;
 use crate::engine::guest::recognise::FsInfo;
 use crate::engine::io::{Device, WriteDevice};
@@ -36,7 +36,7 @@ impl Xfs {
     }
 
     /// Where the content of `node` lies; with `unwritten` also what is reserved for it and was never written.
-    fn places(&self, node: Node, unwritten: bool) -> Result<Vec<FileExtent>> {
+    pub(super) fn places(&self, node: Node, unwritten: bool) -> Result<Vec<FileExtent>> {
         let (inode, raw) = self.inode(node)?;
         // Kept in the inode itself.
         if inode.format == fs_xfs::inode::Format::Local {
@@ -77,21 +77,10 @@ impl GuestFs for Xfs {
         })
     }
     fn list(&self, dir: Node) -> Result<Vec<DirEntry>> {
-        let (inode, raw) = self.inode(dir)?;
-        let found = guarded("read folder", || self.fs.read_dir(&inode, &raw))?;
-        Ok(found
-            .into_iter()
-            .filter(|e| e.name != b"." && e.name != b"..")
-            .map(|e| DirEntry { name: e.name, node: e.ino })
-            .collect())
+        self.entries(dir)
     }
     fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Node>> {
-        let (inode, raw) = self.inode(dir)?;
-        guarded("look up a name", || match self.fs.lookup(&inode, &raw, name) {
-            Ok(i) => Ok(Some(i.ino)),
-            Err(fs_xfs::Error::NotFound) => Ok(None),
-            Err(e) => Err(e),
-        })
+        self.named(dir, name)
     }
     fn read(&self, node: Node, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let (inode, raw) = self.inode(node)?;
@@ -109,6 +98,9 @@ impl GuestFs for Xfs {
     }
     fn allocated(&self, node: Node) -> Result<Vec<FileExtent>> {
         self.places(node, true)
+    }
+    fn each_stored(&self, visit: &mut dyn FnMut(&Stored<'_>)) -> Result<()> {
+        Xfs::each_stored(self, visit)
     }
     fn own_areas(&self, visit: &mut dyn FnMut(&'static str, u64, u64)) -> Result<()> {
         let sb = self.fs.superblock();

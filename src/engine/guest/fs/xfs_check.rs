@@ -16,7 +16,7 @@ use fs_xfs::inode_btree::{INODES_PER_CHUNK, InodeChunk, Which};
 use fs_xfs::rmap::{OFF_ATTR_FORK, OFF_BMBT_BLOCK, OWN_AG, OWN_FS, OWN_INOBT, OWN_INODES, OWN_LOG, OWN_REFC, Rmap};
 use fs_xfs::{Filesystem, Superblock};
 
-use super::xfs_index;
+use super::xfs_links::{self, Seen};
 use crate::engine::io::bytes::{be16, be32, be64};
 
 /// Feature bit: the AGI counts the blocks of its trees.
@@ -45,6 +45,12 @@ pub(super) const DISAGREE: Doubt = Doubt::Wrong("its structures do not agree wit
 
 impl From<fs_xfs::Error> for Doubt {
     fn from(_: fs_xfs::Error) -> Self {
+        DISAGREE
+    }
+}
+
+impl From<fs_core::Error> for Doubt {
+    fn from(_: fs_core::Error) -> Self {
         DISAGREE
     }
 }
@@ -91,17 +97,7 @@ pub(super) fn sound(fs: &Filesystem) -> Sound {
     part("its superblock counts other inodes or free blocks", require(counts))?;
     let owners = !sb.has_rmapbt() || runs(&mut pass.had).eq(runs(&mut pass.mapped));
     part("its reverse mappings are others than its files'", require(owners))?;
-    part("its folders do not lead to its inodes", pass.names())
-}
-
-/// An inode in use.
-struct Seen {
-    ino: u64,
-    kind: Option<FileType>,
-    /// Links it says it has, and the names found for it: of a folder, the folders in it.
-    links: u32,
-    names: u32,
-    reached: bool,
+    part("its folders do not lead to its inodes", xfs_links::agree(fs, &mut pass.inodes))
 }
 
 /// Whose a block is: an inode or one of the negative owners of reverse mappings, and the flags that tell its attributes and its tree.
@@ -305,29 +301,40 @@ impl Pass<'_> {
             require((be32(&raw, AGI_BLOCKS), be32(&raw, AGI_BLOCKS + 4)) == (Some(blocks.0), Some(blocks.1)))?;
         }
         let (mut count, mut free) = (0, 0);
+        let mut bytes = vec![0; usize::from(sb.inodesize) * usize::from(INODES_PER_CHUNK)];
         for c in &chunks {
             let there = || (0..INODES_PER_CHUNK).filter(|n| c.exists(*n));
             require(there().count() == usize::from(c.count))?;
             require(there().filter(|n| c.is_free(*n)).count() == usize::from(c.freecount))?;
             (count, free) = (count + u32::from(c.count), free + u32::from(c.freecount));
-            // One block of inodes at a time.
-            let (mut last, mut bytes) = (None, Vec::new());
-            for n in there() {
+            let size = usize::from(sb.inodesize);
+            let place = self.place(ag, 0) + u64::from(c.startino) * size as u64;
+            self.chunk_bytes(c, place, &mut bytes)?;
+            let mut last = None;
+            for (n, raw) in (0..INODES_PER_CHUNK).zip(bytes.chunks_exact(size)).filter(|(n, _)| c.exists(*n)) {
                 let number = c.startino.checked_add(u32::from(n)).ok_or(DISAGREE)?;
                 let block = number >> sb.inopblog;
                 if last.replace(block) != Some(block) {
                     self.claim(ag, block, 1, (OWN_INODES, 0))?;
-                    bytes = self.read(self.place(ag, block), sb.blocksize as usize)?;
                 }
-                let size = usize::from(sb.inodesize);
-                let at = (number - (block << sb.inopblog)) as usize * size;
-                let raw = bytes.get(at..at + size).ok_or(DISAGREE)?;
                 self.inode(sb.join_ino(ag, number), raw, c.is_free(n))?;
             }
         }
         self.icount += u64::from(count);
         self.ifree += u64::from(free);
         require((count, free) == (agi.count, agi.freecount))
+    }
+
+    /// Reads the inodes of a chunk, which begins at `place`, into `bytes`; those it does not have stay what they are.
+    fn chunk_bytes(&self, c: &InodeChunk, place: u64, bytes: &mut [u8]) -> Sound {
+        if c.holemask == 0 {
+            return Ok(self.fs.device().read_at(place, bytes)?);
+        }
+        let size = usize::from(self.sb.inodesize);
+        for (n, raw) in (0..INODES_PER_CHUNK).zip(bytes.chunks_exact_mut(size)).filter(|(n, _)| c.exists(*n)) {
+            self.fs.device().read_at(place + u64::from(n) * size as u64, raw)?;
+        }
+        Ok(())
     }
 
     fn inode(&mut self, ino: u64, raw: &[u8], free: bool) -> Sound {
@@ -338,7 +345,7 @@ impl Pass<'_> {
             (read, false) => read?,
         };
         require(inode.mode != 0 && !inode.is_realtime())?;
-        require(self.inodes.last().is_none_or(|last| last.ino < ino))?;
+        require(self.inodes.last().is_none_or(|last| last.ino() < ino))?;
         let size = usize::from(self.sb.inodesize);
         let (start, end) = inode.data_fork_range(size);
         let mut blocks = self.fork((ino, 0), inode.format, raw.get(start..end).ok_or(DISAGREE)?, inode.nextents)?;
@@ -351,7 +358,7 @@ impl Pass<'_> {
         }
         require(blocks == inode.nblocks)?;
         require(inode.size > 0 || inode.file_type() != Some(FileType::Symlink))?;
-        self.inodes.push(Seen { ino, kind: inode.file_type(), links: inode.nlink, names: 0, reached: false });
+        self.inodes.push(Seen::new(&inode));
         Ok(())
     }
 
@@ -380,42 +387,6 @@ impl Pass<'_> {
             blocks = blocks.saturating_add(len);
         }
         Ok(blocks)
-    }
-
-    fn seen(&mut self, ino: u64) -> Result<&mut Seen, Doubt> {
-        let at = self.inodes.binary_search_by_key(&ino, |s| s.ino).map_err(|_| DISAGREE)?;
-        self.inodes.get_mut(at).ok_or(DISAGREE)
-    }
-
-    /// From the root on: every name leads to an inode in use of the kind it says, and every inode has as many as it counts.
-    fn names(&mut self) -> Sound {
-        let (fs, sb) = (self.fs, self.sb);
-        let mut open = vec![sb.rootino];
-        self.seen(sb.rootino)?.reached = true;
-        while let Some(dir) = open.pop() {
-            let (inode, raw): (Inode, Vec<u8>) = fs.read_inode_raw(dir)?;
-            xfs_index::agrees(fs, &inode, &raw)?;
-            let mut folders = 0;
-            for entry in fs.read_dir(&inode, &raw)? {
-                let ftype = sb.has_ftype().then_some(entry.ftype).flatten();
-                let target = self.seen(entry.ino)?;
-                require(ftype.is_none() || ftype == target.kind)?;
-                if target.kind == Some(FileType::Directory) {
-                    require(!target.reached)?;
-                    folders += 1;
-                    open.push(entry.ino);
-                } else {
-                    target.names += 1;
-                }
-                target.reached = true;
-            }
-            self.seen(dir)?.names = folders;
-        }
-        let folder = |s: &Seen| s.kind == Some(FileType::Directory);
-        // The files of the realtime section are there without one, and without a name.
-        let nameless = [sb.rbmino, sb.rsumino];
-        let right = |s: &Seen| s.reached && s.links == s.names + if folder(s) { 2 } else { 0 };
-        require(self.inodes.iter().all(|s| nameless.contains(&s.ino) || right(s)))
     }
 }
 
@@ -451,6 +422,9 @@ mod tests {
         std::fs::write(&content, vec![7; 300_000]).unwrap();
         let mut list = String::from("/dev/null\n0 0\nd--755 0 0\nmany d--755 0 0\n");
         (0..300).for_each(|i| list += &format!("a-file-with-a-name-{i} ---644 0 0 {}\n", proto.display()));
+        // Names of all lengths, which leave gaps of all lengths behind them.
+        let odd = (0..700).map(|i| format!("{i}{} ---644 0 0 {}\n", "x".repeat(i * 7 % 60), proto.display()));
+        list += &format!("$\nodd d--755 0 0\n{}", odd.collect::<String>());
         list += &format!("$\nlarge ---644 0 0 {}\nlink l--777 0 0 many/a-file-with-a-name-1\n$\n$\n", content.display());
         std::fs::write(&proto, list).unwrap();
         std::fs::File::create(&image).unwrap().set_len(320 << 20).unwrap();
@@ -510,6 +484,7 @@ mod tests {
             &["path /large", "write -d u3.bmx[0].blockcount 20"],
             &["path /", "write -d u3.sfdir3.list[0].inumber.i4 999999"],
             &["path /many", "dblock 0", "write -d du[3].inumber 133"],
+            &["path /many", "dblock 0", "write -d du[1].inumber 131"],
             &["path /many", "dblock 8388608", "write -d lhdr.count 100"],
             &["path /many", "dblock 8388608", "write -d lents[7].hashval 1"],
             &["path /many", "dblock 8388608", "write -d lents[7].address 0x7fffffff"],

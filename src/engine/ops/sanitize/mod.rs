@@ -22,6 +22,7 @@ mod residue;
 mod scan;
 mod search;
 mod undo;
+mod whose;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -80,16 +80,16 @@ pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Re
     volumes.dedup();
     let (mut survey, mut needles) = (Survey::new(&guest), Needles::default());
     let damaged = |what: &str| Error::corrupt(format!("its check finds: {what}"));
-    while_checked(&guest, &volumes, &damaged, job, || {
+    let (needles, scanning) = while_checked(&guest, &volumes, &damaged, job, || {
         for operation in wish.operations {
             job.checkpoint()?;
             let entry = look(operation, &mut survey, &mut needles)?;
             report.operations.push(entry);
         }
-        Ok(())
+        let needles = Arc::new(needles);
+        let scanning = wish.scan.then(|| Scanning::begin(&needles, disk.files(0), job)).transpose()?;
+        Ok((needles, scanning))
     })?;
-    let needles = Arc::new(needles);
-    let scanning = wish.scan.then(|| Scanning::begin(&needles, disk.files(0), job)).transpose()?;
     let mut free = BTreeMap::new();
     for (volume, m, v) in volumes.iter().filter_map(|v| on_volume(&guest, *v)) {
         free.insert(v, free_ranges(volume, m.fs.as_ref())?);

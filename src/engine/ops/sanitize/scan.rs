@@ -13,7 +13,7 @@ use crate::engine::spans::Set;
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::io::file::FileId;
 use crate::engine::io::watched::Written;
-use crate::engine::io::{Device, ReadAt};
+use crate::engine::io::{Device, ReadAt, sys};
 use crate::engine::job::JobContext;
 use crate::engine::units::printable;
 
@@ -134,13 +134,12 @@ impl Needles {
     pub(super) fn scan(&self, dev: &dyn ReadAt, ranges: &[(u64, u64)], job: &JobContext) -> Result<Hits> {
         let (pass, never) = (Pass::of(self, dev, ranges)?, AtomicBool::new(false));
         let work = || pass.work(dev, job, &never);
-        let threads = std::thread::available_parallelism().map_or(2, usize::from).min(8).min(pass.pieces.len());
+        let threads = processors().min(pass.pieces.len());
         std::thread::scope(|s| {
             let others: Vec<_> = (1..threads).map(|_| s.spawn(work)).collect();
             let mut done = work();
             for t in others {
-                let other = t.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a scanning thread gave up")));
-                done = done.and(other);
+                done = done.and(t.join().unwrap_or_else(|_| Err(gave_up())));
             }
             done
         })?;
@@ -234,11 +233,11 @@ impl Hits {
     }
 }
 
-/// A scan of an image's files in a thread of its own, ended when it is dropped.
+/// A scan of an image's files in threads of its own, which take what time others leave them. Ended when it is dropped.
 pub(super) struct Scanning {
     files: Arc<Files>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<()>>>,
+    threads: Vec<JoinHandle<Result<()>>>,
 }
 
 /// The files that are scanned.
@@ -263,20 +262,26 @@ impl Scanning {
             }
         }
         let (files, stop) = (Arc::new(Files { needles: needles.clone(), list }), Arc::new(AtomicBool::new(false)));
-        let work = {
+        // Where a thread cannot be had, others do its part in the end.
+        let thread = |_| {
             let (files, stop, job) = (files.clone(), stop.clone(), job.clone());
-            move || files.work(&job, &stop)
+            let work = move || {
+                sys::stand_back();
+                files.work(&job, &stop)
+            };
+            std::thread::Builder::new().name("scan".into()).spawn(work).ok()
         };
-        // Without a thread it is all done in the end.
-        let thread = std::thread::Builder::new().name("scan".into()).spawn(work).ok();
-        Ok(Scanning { files, stop, thread })
+        let threads = (0..processors()).filter_map(thread).collect();
+        Ok(Scanning { files, stop, threads })
     }
 
     /// Helps with what is left, and answers what was found.
     pub(super) fn finish(mut self, job: &JobContext) -> Result<Early> {
-        let done = self.files.work(job, &self.stop);
-        let other = self.thread.take().map_or(Ok(Ok(())), JoinHandle::join);
-        done.and(other.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a scanning thread gave up"))))?;
+        let mut done = self.files.work(job, &self.stop);
+        for t in self.threads.drain(..) {
+            done = done.and(t.join().unwrap_or_else(|_| Err(gave_up())));
+        }
+        done?;
         let hits = self.files.list.iter().map(|(id, _, pass)| (*id, pass.hits(&self.files.needles)));
         Ok(Early { files: hits.collect() })
     }
@@ -285,7 +290,7 @@ impl Scanning {
 impl Drop for Scanning {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
-        if let Some(t) = self.thread.take() {
+        for t in self.threads.drain(..) {
             let _ = t.join();
         }
     }
@@ -314,6 +319,15 @@ impl Early {
         now.bytes += early.bytes;
         Ok(now.sorted())
     }
+}
+
+/// Threads that scan.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).min(8)
+}
+
+fn gave_up() -> Error {
+    Error::new(ErrorKind::Internal, "a scanning thread gave up")
 }
 
 /// Different bytes in `b`.

@@ -8,6 +8,9 @@ const GRAM: usize = 8;
 /// Words of the filter: as many as the processor's nearest memory holds with room to spare.
 const WORDS: usize = 1 << 12;
 
+/// Probes made before any is looked at.
+const AT_ONCE: usize = 8;
+
 /// Needles, ready to be searched for. Each has at least [`GRAM`] bytes; shorter ones are not found.
 pub(super) struct Index {
     needles: Vec<Vec<u8>>,
@@ -50,15 +53,30 @@ impl Index {
         if self.grams.is_empty() {
             return;
         }
-        // This loop is most of a scan: what it reads stands in variables of its own.
-        let (filter, stride) = (self.filter.as_ref(), self.stride);
+        // This loop is most of a scan: several probes are made before any is looked at, so that they need not wait for each other.
+        let (filter, stride) = (self.filter.as_ref(), self.stride.max(1));
         let mut at = 0;
-        while let Some(g) = gram(buf, at) {
-            let (word, bit) = place(g);
-            if filter.get(word).is_some_and(|w| w >> bit & 1 != 0) {
-                self.compare(buf, at, g, &mut hit);
+        if stride >= GRAM {
+            for part in buf.chunks_exact(AT_ONCE * stride) {
+                let probe = |c: &[u8]| c.first_chunk::<GRAM>().map_or(0, |g| perhaps(filter, u64::from_le_bytes(*g)));
+                if part.chunks_exact(stride).fold(0, |any, c| any | probe(c)) & 1 != 0 {
+                    self.probe(buf, at, at + part.len(), &mut hit);
+                }
+                at += part.len();
             }
-            at += stride;
+        }
+        self.probe(buf, at, buf.len(), &mut hit);
+    }
+
+    /// Probes one by one from `at` up to `end`.
+    fn probe(&self, buf: &[u8], mut at: usize, end: usize, hit: &mut impl FnMut(usize, usize)) {
+        while at < end
+            && let Some(g) = gram(buf, at)
+        {
+            if perhaps(&self.filter, g) & 1 != 0 {
+                self.compare(buf, at, g, hit);
+            }
+            at += self.stride.max(1);
         }
     }
 
@@ -83,6 +101,13 @@ impl Index {
 fn place(g: u64) -> (usize, u32) {
     let hash = g.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     ((hash >> (64 - WORDS.ilog2())) as usize, (hash >> (58 - WORDS.ilog2())) as u32 & 63)
+}
+
+/// Its lowest bit says whether a needle may hold the run `g`.
+#[inline]
+fn perhaps(filter: &[u64; WORDS], g: u64) -> u64 {
+    let (word, bit) = place(g);
+    filter.get(word).map_or(0, |w| w >> bit)
 }
 
 #[cfg(test)]

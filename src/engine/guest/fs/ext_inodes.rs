@@ -1,0 +1,104 @@
+//! The inodes of an ext filesystem that are in use, one after the other as they lie on the volume: for whoever asks about all of them.
+
+use super::ext::Ext;
+use super::{FileExtent, FileType, Stored};
+use crate::engine::error::{Error, Result};
+use crate::engine::io::bytes::{le16, le32};
+
+/// Bytes of an inode table read at a time.
+const PIECE: u64 = 32 << 10;
+/// Number of the root's inode, and of the first of files where the superblock does not say.
+pub(super) const ROOT: u64 = 2;
+const FIRST: u64 = 11;
+/// Flags of inodes: mapped by extents, an attribute's value, content in the inode.
+pub(super) const EXTENTS: u32 = 0x8_0000;
+pub(super) const VALUE: u32 = 0x20_0000;
+pub(super) const INLINE: u32 = 0x1000_0000;
+
+impl Ext {
+    /// The number of the first inode that is no part of the filesystem's own.
+    pub(super) fn first_file(&self) -> u64 {
+        le32(&self.fs.sb.raw, 0x54).map_or(FIRST, u64::from).max(FIRST)
+    }
+
+    /// Calls `visit` with each inode that its group says is in use: its number, and its bytes.
+    pub(super) fn each_inode(&self, mut visit: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        let sb = &self.fs.sb;
+        let (size, per_group) = (u64::from(sb.inode_size), u64::from(sb.inodes_per_group));
+        let block = u64::from(sb.block_size());
+        if size < 128 || size > block || per_group == 0 {
+            return Err(Error::corrupt("the superblock's inodes make no sense"));
+        }
+        // Groups that say how many of their inodes were never used.
+        let counted = sb.feature_ro_compat & 0x0410 != 0;
+        let at_once = PIECE.max(block) / size;
+        let (mut bitmap, mut bytes) = (Vec::new(), Vec::new());
+        for (n, group) in self.fs.groups.iter().enumerate() {
+            if counted && group.flags & 1 != 0 {
+                continue;
+            }
+            let unused = if counted { u64::from(group.itable_unused).min(per_group) } else { 0 };
+            let mut end = per_group - unused;
+            self.blocks_into(group.inode_bitmap, 1, &mut bitmap)?;
+            let used = |i: u64| bitmap.get((i / 8) as usize).is_some_and(|b| b & (1 << (i % 8)) != 0);
+            // A bitmap is one block, whatever the superblock says of a group.
+            end = end.min(bitmap.len() as u64 * 8);
+            let mut first = 0;
+            while first < end {
+                let stop = (first + at_once).min(end);
+                if (first..stop).any(used) {
+                    let blocks = ((stop - first) * size).div_ceil(block);
+                    self.blocks_into(group.inode_table.saturating_add(first * size / block), blocks, &mut bytes)?;
+                    for (raw, i) in bytes.chunks_exact(size as usize).zip(first..stop).filter(|(_, i)| used(*i)) {
+                        visit(n as u64 * per_group + i + 1, raw)?;
+                    }
+                }
+                first = stop;
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `visit` with every file, folder, link and so on: what it is, and where it lies.
+    pub(super) fn each_stored(&self, visit: &mut dyn FnMut(&Stored<'_>)) -> Result<()> {
+        let first = self.first_file();
+        let block = u64::from(self.fs.sb.block_size());
+        self.each_inode(|node, raw| {
+            let (mode, links, flags) = (le16(raw, 0).unwrap_or(0), le16(raw, 26).unwrap_or(0), le32(raw, 32).unwrap_or(0));
+            if links == 0 || flags & VALUE != 0 || (node < first && node != ROOT) {
+                return Ok(());
+            }
+            let kind = FileType::of_mode(u32::from(mode));
+            let mut places = Vec::new();
+            if kind == FileType::File && flags & INLINE == 0 {
+                let map = raw.get(40..100).unwrap_or_default();
+                let root = le16(map, 0) == Some(0xf30a) && le16(map, 6) == Some(0);
+                if flags & EXTENTS != 0 && root {
+                    // Few extents lie in the inode: nothing else is read.
+                    let all = map.get(12..).unwrap_or_default().chunks_exact(12).take(le16(map, 2).map_or(0, usize::from));
+                    places.extend(all.filter_map(|e| leaf(e).filter(|(_, _, _, written)| *written)).map(
+                        |(logical, place, len, _)| FileExtent {
+                            offset: logical * block,
+                            place: place.saturating_mul(block),
+                            len: len * block,
+                        },
+                    ));
+                } else {
+                    places = self.places(node, false).unwrap_or_default();
+                }
+            }
+            let high = if kind == FileType::File { u64::from(le32(raw, 108).unwrap_or(0)) << 32 } else { 0 };
+            let size = u64::from(le32(raw, 4).unwrap_or(0)) | high;
+            visit(&Stored { node, kind, size, places: &places });
+            Ok(())
+        })
+    }
+}
+
+/// An extent as it stands in a leaf: the first block in the file, on the volume, how many, and whether they were ever written.
+pub(super) fn leaf(e: &[u8]) -> Option<(u64, u64, u64, bool)> {
+    let (logical, len) = (u64::from(le32(e, 0)?), u64::from(le16(e, 4)?));
+    let place = u64::from(le32(e, 8)?) | u64::from(le16(e, 6)?) << 32;
+    // Longer than 32768: reserved, and not yet written.
+    Some(if len > 0x8000 { (logical, place, len - 0x8000, false) } else { (logical, place, len, true) })
+}

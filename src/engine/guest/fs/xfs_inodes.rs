@@ -1,0 +1,56 @@
+//! The inodes of an XFS filesystem that are in use, chunk by chunk as they lie on the volume: for whoever asks about all of them.
+
+use fs_xfs::inode::{Format, Inode};
+use fs_xfs::inode_btree::{INODES_PER_CHUNK, InodeChunk, Trees};
+
+use super::xfs::Xfs;
+use super::{FileExtent, FileType, Stored, guarded};
+use crate::engine::error::Result;
+
+impl Xfs {
+    /// Calls `visit` with every file, folder, link and so on: what it is, and where it lies.
+    pub(super) fn each_stored(&self, visit: &mut dyn FnMut(&Stored<'_>)) -> Result<()> {
+        let (fs, sb) = (&self.fs, self.fs.superblock());
+        let mut bytes = vec![0; usize::from(sb.inodesize) * usize::from(INODES_PER_CHUNK)];
+        for ag in 0..sb.agcount {
+            guarded("read inodes", || -> fs_xfs::Result<()> {
+                let start = u64::from(ag) * u64::from(sb.agblocks);
+                for chunk in Trees::open(sb, fs.device(), ag)?.chunks() {
+                    let block = start + u64::from(chunk.startino >> sb.inopblog);
+                    fs.device().read_at(block.saturating_mul(u64::from(sb.blocksize)), &mut bytes)?;
+                    self.chunk(ag, chunk, &bytes, visit);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The inodes of a chunk in group `ag`, whose bytes these are.
+    fn chunk(&self, ag: u32, chunk: &InodeChunk, bytes: &[u8], visit: &mut dyn FnMut(&Stored<'_>)) {
+        let sb = self.fs.superblock();
+        let block = u64::from(sb.blocksize);
+        let inodes = (0..INODES_PER_CHUNK).zip(bytes.chunks_exact(usize::from(sb.inodesize)));
+        for (n, raw) in inodes.filter(|(n, _)| chunk.exists(*n) && !chunk.is_free(*n)) {
+            let node = sb.join_ino(ag, chunk.startino.saturating_add(u32::from(n)));
+            let Ok(inode) = Inode::parse(raw, sb, node) else { continue };
+            let kind = FileType::of_mode(u32::from(inode.mode));
+            let (from, to) = inode.data_fork_range(raw.len());
+            let places = match inode.format {
+                Format::Extents if kind == FileType::File => {
+                    let all =
+                        fs_xfs::extent::parse_list(raw.get(from..to).unwrap_or_default(), inode.nextents).unwrap_or_default();
+                    let place = |e: &fs_xfs::extent::Extent| FileExtent {
+                        offset: e.startoff.saturating_mul(block),
+                        place: sb.fsblock_offset(e.startblock),
+                        len: e.blockcount.saturating_mul(block),
+                    };
+                    all.iter().filter(|e| !e.unwritten).map(place).collect()
+                }
+                Format::Btree if kind == FileType::File => self.places(node, false).unwrap_or_default(),
+                _ => Vec::new(),
+            };
+            visit(&Stored { node, kind, size: inode.size, places: &places });
+        }
+    }
+}
