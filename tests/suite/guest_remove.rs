@@ -18,10 +18,10 @@ use crate::golden;
 use crate::guest_write::{KINDS, complaints, make, tree};
 
 /// A name's folder, the name, what it stands for, and whether that is a folder.
-type Place = (Node, Vec<u8>, Node, bool);
+pub type Place = (Node, Vec<u8>, Node, bool);
 
 /// Where every path is.
-fn places(fs: &dyn GuestFs) -> BTreeMap<String, Place> {
+pub fn places(fs: &dyn GuestFs) -> BTreeMap<String, Place> {
     fn walk(fs: &dyn GuestFs, dir: Node, at: &str, out: &mut BTreeMap<String, Place>) {
         for e in fs.list(dir).unwrap() {
             let path = format!("{at}/{}", String::from_utf8_lossy(&e.name));
@@ -38,7 +38,7 @@ fn places(fs: &dyn GuestFs) -> BTreeMap<String, Place> {
 }
 
 /// The names in `wanted` as removals, folders from the innermost out.
-fn removals<'a>(places: &'a BTreeMap<String, Place>, wanted: &dyn Fn(&str) -> bool) -> Vec<(&'a str, Removal<'a>)> {
+pub fn removals<'a>(places: &'a BTreeMap<String, Place>, wanted: &dyn Fn(&str) -> bool) -> Vec<(&'a str, Removal<'a>)> {
     let mut all: Vec<_> = places.iter().filter(|(p, _)| wanted(p)).collect();
     all.sort_by_key(|(p, _)| std::cmp::Reverse(p.matches('/').count()));
     all.into_iter()
@@ -58,7 +58,7 @@ fn carry_out(draft: &Draft, image: &dyn WriteAt) {
 }
 
 /// Removes what is wanted from the filesystem in `image`, wipes what that left, and holds the result against what was asked for.
-fn removed(image: &Path, kind: &str, what: &str, wanted: &dyn Fn(&str) -> bool, stays: &[&str]) {
+pub fn removed(image: &Path, kind: &str, what: &str, wanted: &dyn Fn(&str) -> bool, stays: &[&str]) {
     let file = Arc::new(FileDevice::open_rw(image).unwrap());
     let before: Device = file.clone();
     let mut expected = tree(file.clone());
@@ -78,6 +78,8 @@ fn removed(image: &Path, kind: &str, what: &str, wanted: &dyn Fn(&str) -> bool, 
             traces.gone.push(r.node);
         }
     }
+    traces.folders.sort_unstable();
+    traces.folders.dedup();
     traces.folders.retain(|f| !traces.gone.contains(f));
     assert_eq!(fs::open(draft.clone()).unwrap().check().unwrap(), Vec::<String>::new(), "{what}");
     let done = fs::scrub(&before, &dev, &traces).unwrap();

@@ -70,3 +70,4 @@ mod vhdx;
 mod vmdk;
 mod vmdk_write;
 mod writing;
+mod xfs_remove;

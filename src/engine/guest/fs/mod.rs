@@ -32,6 +32,7 @@ mod xfs_grow;
 mod xfs_index;
 mod xfs_inodes;
 mod xfs_links;
+mod xfs_remove;
 mod xfs_rows;
 mod xfs_scrub;
 mod xfs_write;

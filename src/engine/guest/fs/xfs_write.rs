@@ -11,7 +11,7 @@ use fs_xfs::write::AttrChange;
 
 use super::device::Unlogged;
 use super::write::{GuestWrite, Owner, present, regular};
-use super::{GuestFs, Node, Removal, Xfs, guarded};
+use super::{GuestFs, Node, Removal, Xfs, guarded, xfs_remove};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::guest::recognise::FsInfo;
 use crate::engine::io::{WriteDevice, read_up_to};
@@ -21,6 +21,9 @@ const KEPT: usize = 1 << 20;
 
 /// Does what [`super::remove_all`] says.
 pub(super) fn remove(dev: &WriteDevice, info: FsInfo, wanted: &[Removal<'_>]) -> Result<Vec<bool>> {
+    if let Some(gone) = xfs_remove::remove(dev, wanted)? {
+        return Ok(gone);
+    }
     let xfs = Xfs::open_rw(dev.clone(), info)?;
     let mut gone = vec![false; wanted.len()];
     for (w, gone) in wanted.iter().zip(&mut gone).filter(|(w, _)| !w.folder) {
