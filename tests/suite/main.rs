@@ -58,6 +58,7 @@ mod resize;
 mod sanitize;
 mod sanitize_damage;
 mod sanitize_damage_lvm;
+mod sanitize_fat;
 mod sanitize_killed;
 mod sanitize_refusals;
 mod sanitize_trouble;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::edit::{Target, apply};
-use super::refuse::refuse;
+use super::refuse::{blame, changed_fats, is_fat, refuse};
 use super::report::{Entry, Report, Shown, State, diff, word};
 use super::scan::{Needles, Scanning};
 use crate::engine::chain::Disk;
@@ -75,7 +75,9 @@ pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Re
     };
     let scrub = wish.operations.iter().any(|o| o.id == "scrub");
     job.progress.set_phase("checking");
-    let mut volumes: Vec<usize> = guest.mounts.iter().filter(|m| writable(m.fs.as_ref())).map(|m| m.volume).collect();
+    // A FAT is looked at only when something on it is to change.
+    let always = |m: &&Mount| writable(m.fs.as_ref()) && !is_fat(m.fs.as_ref());
+    let mut volumes: Vec<usize> = guest.mounts.iter().filter(always).map(|m| m.volume).collect();
     volumes.sort_unstable();
     volumes.dedup();
     let (mut survey, mut needles) = (Survey::new(&guest), Needles::default());
@@ -96,6 +98,12 @@ pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Re
     }
     let targets = targets(&survey, &mut report)?;
     drop(survey);
+    for (volume, m, v) in
+        changed_fats(&guest, &targets, &report.operations, job)?.into_iter().filter_map(|v| on_volume(&guest, v))
+    {
+        free.insert(v, free_ranges(volume, m.fs.as_ref())?);
+        volumes.push(v);
+    }
     job.progress.set_phase("planning");
     let mut traces: BTreeMap<usize, Traces> = volumes.iter().map(|v| (*v, Traces::default())).collect();
     apply(&guest, &draft, &targets, &mut traces)?;
@@ -155,7 +163,7 @@ fn about(volume: &Volume, e: Error) -> Error {
 }
 
 fn writable(fs: &dyn GuestFs) -> bool {
-    matches!(fs.info().kind, FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 | FsKind::Xfs)
+    matches!(fs.info().kind, FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 | FsKind::Xfs) || is_fat(fs)
 }
 
 /// The volume on the draft, for writing.
@@ -172,7 +180,7 @@ fn free_ranges(volume: &Volume, fs: &dyn GuestFs) -> Result<Set> {
 
 /// Asks one operation, and takes note of the bytes that must be gone afterwards.
 fn look(operation: &'static Operation, survey: &mut Survey<'_>, needles: &mut Needles) -> Result<Entry> {
-    let found = (operation.find)(survey).op(operation.id)?;
+    let found = (operation.find)(survey).op(operation.id).map_err(|e| blame(survey.guest(), operation.id, e))?;
     let mut shown = Vec::new();
     for c in &found.changes {
         let name = printable_bytes(&c.path).to_string();
@@ -189,7 +197,8 @@ fn look(operation: &'static Operation, survey: &mut Survey<'_>, needles: &mut Ne
                     }
                 }
                 Edit::Empty | Edit::Remove | Edit::Link(_) if stat.links == 1 || c.edit == Edit::Empty => {
-                    needles.add(&taste(survey.guest(), spot, stat.size)?, &name);
+                    let taste = taste(survey.guest(), spot, stat.size);
+                    needles.add(&taste.map_err(|e| blame(survey.guest(), operation.id, e))?, &name);
                 }
                 _ => {}
             }

@@ -1,9 +1,14 @@
-//! What is not sanitised: refused before anything is looked for, with the reason.
+//! What is not sanitised: refused with the reason, before anything is looked for, and a FAT (the firmware's; most have nothing that
+//! goes, and are not even looked at) when it is known that something on it is to go.
 
+use super::edit::Target;
+use super::report::Entry;
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::guest::fs::{self, GuestFs};
 use crate::engine::guest::recognise::FsKind;
-use crate::engine::guest::tree::Guest;
+use crate::engine::guest::tree::{Guest, Mount};
+use crate::engine::job::JobContext;
+use crate::engine::units::printable_bytes;
 
 const SHOWN: &str = "cowshed inspect shows what is on it";
 
@@ -75,6 +80,48 @@ pub(super) fn refuse(guest: &Guest, replay: bool) -> Result<Vec<String>> {
 /// True for FAT12, FAT16 and FAT32.
 pub(super) fn is_fat(fs: &dyn GuestFs) -> bool {
     matches!(fs.info().kind, FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32)
+}
+
+/// The FAT volumes that something in `targets` is on, each once.
+///
+/// Errors: one that is not sound, with what is to do and which of `operations` asks for it.
+pub(super) fn changed_fats(guest: &Guest, targets: &[Target], operations: &[Entry], job: &JobContext) -> Result<Vec<usize>> {
+    let mut out: Vec<usize> = Vec::new();
+    for t in targets {
+        let Some(m) = guest.mounts.get(t.dir.mount).filter(|m| is_fat(m.fs.as_ref()) && !out.contains(&m.volume)) else {
+            continue;
+        };
+        job.checkpoint()?;
+        let path = printable_bytes(&t.path).to_string();
+        let asks = operations.iter().find(|o| o.changes.iter().any(|c| c.path == path)).map_or("", |o| o.id);
+        sound(guest, m, asks)?;
+        out.push(m.volume);
+    }
+    Ok(out)
+}
+
+/// Why `operation` could not read what it looked for: the damage that is found on a FAT is told rather than where it was stumbled over.
+pub(super) fn blame(guest: &Guest, operation: &str, e: Error) -> Error {
+    let damaged = e.kind() == ErrorKind::Corrupt && e.operation() == Some("read FAT");
+    let mut fats = guest.mounts.iter().skip(1).filter(|m| damaged && is_fat(m.fs.as_ref()));
+    fats.find_map(|m| sound(guest, m, operation).err()).unwrap_or(e)
+}
+
+/// Errors: the FAT is not fit to be written, or damaged; `operation` wants something on it.
+fn sound(guest: &Guest, m: &Mount, operation: &str) -> Result<()> {
+    let Some(volume) = guest.layout.volumes.get(m.volume) else { return Ok(()) };
+    let (Some(dev), Some(info)) = (&volume.dev, &volume.info) else { return Ok(()) };
+    let about = |e: Error| {
+        e.op(format!("sanitize volume {} ({})", volume.name, info.kind.name()))
+            .hint(format!("have fsck.fat mend it first, or leave what is on it: --disable {operation}"))
+    };
+    if let Some(why) = fs::refusal(dev, info, false).map_err(about)? {
+        return Err(about(Error::unsupported(why)));
+    }
+    match m.fs.check().map_err(about)?.first() {
+        Some(first) => Err(about(Error::corrupt(format!("its check finds: {first}")))),
+        None => Ok(()),
+    }
 }
 
 /// What is free in one partition must not be another's.

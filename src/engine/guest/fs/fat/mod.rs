@@ -181,7 +181,7 @@ impl Fat {
             let bytes = read_vec(self.dev.as_ref(), at, self.cluster, MAX_FOLDER)?;
             out.extend(bytes.as_chunks::<32>().0.iter().enumerate().map(|(i, e)| (at + i as u64 * 32, *e)));
             if out.len() as u64 * 32 > MAX_FOLDER {
-                return Err(Error::corrupt("a folder is larger than FAT allows"));
+                return Err(Error::corrupt("a folder is larger than FAT allows").op("read FAT"));
             }
         }
         Ok(out)
