@@ -21,17 +21,19 @@ pub struct Cached {
 /// The blocks in memory. One that was read again since it came stays for another round when room is made.
 #[derive(Default)]
 struct Kept {
-    blocks: HashMap<u64, (Arc<[u8]>, bool)>,
+    blocks: HashMap<u64, (Arc<Vec<u8>>, bool)>,
     order: VecDeque<u64>,
+    /// Memory of one that had to go, for the next.
+    spare: Vec<u8>,
 }
 
 impl Kept {
-    fn get(&mut self, block: u64) -> Option<Arc<[u8]>> {
+    fn get(&mut self, block: u64) -> Option<Arc<Vec<u8>>> {
         let (bytes, again) = self.blocks.get_mut(&block)?;
         *again = true;
         Some(bytes.clone())
     }
-    fn put(&mut self, block: u64, bytes: Arc<[u8]>) {
+    fn put(&mut self, block: u64, bytes: Arc<Vec<u8>>) {
         while self.blocks.len() >= MOST
             && let Some(oldest) = self.order.pop_front()
         {
@@ -40,7 +42,10 @@ impl Kept {
                     *again = false;
                     self.order.push_back(oldest);
                 }
-                _ => drop(self.blocks.remove(&oldest)),
+                _ => {
+                    let gone = self.blocks.remove(&oldest).and_then(|(bytes, _)| Arc::try_unwrap(bytes).ok());
+                    self.spare = gone.unwrap_or_default();
+                }
             }
         }
         if self.blocks.insert(block, (bytes, false)).is_none() {
@@ -55,14 +60,18 @@ impl Cached {
         Cached { inner, kept: Mutex::default() }
     }
 
-    fn block(&self, block: u64) -> Result<Arc<[u8]>> {
-        if let Some(bytes) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(block) {
-            return Ok(bytes);
-        }
+    fn block(&self, block: u64) -> Result<Arc<Vec<u8>>> {
+        let mut bytes = {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(bytes) = kept.get(block) {
+                return Ok(bytes);
+            }
+            std::mem::take(&mut kept.spare)
+        };
         let start = block * BLOCK;
-        let mut bytes = vec![0; BLOCK.min(self.len().saturating_sub(start)) as usize];
+        bytes.resize(BLOCK.min(self.len().saturating_sub(start)) as usize, 0);
         self.inner.read_at(start, &mut bytes)?;
-        let bytes: Arc<[u8]> = bytes.into();
+        let bytes = Arc::new(bytes);
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).put(block, bytes.clone());
         Ok(bytes)
     }

@@ -208,8 +208,14 @@ pub fn preview(spec: &SanitizeSpec) -> Result<Report> {
 }
 
 fn foresee(spec: &SanitizeSpec, run: bool, job: &JobContext) -> Result<(Report, Ready)> {
-    open::refuse_in_use(&spec.image)?;
-    let ready = Ready::make(spec, run && spec.target.is_none(), job)?;
+    // The system takes milliseconds to say who holds a file: meanwhile the plan is made. In use is what counts, whatever came of that.
+    let (held, ready) = std::thread::scope(|s| {
+        let held = s.spawn(|| open::refuse_in_use(&spec.image));
+        let ready = Ready::make(spec, run && spec.target.is_none(), job);
+        (held.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "asking who holds the image gave up"))), ready)
+    });
+    held?;
+    let ready = ready?;
     let mut report = ready.prepared.report.clone();
     if spec.target.is_none() && !report.is_empty() {
         spec.refuse_second_undo()?;
