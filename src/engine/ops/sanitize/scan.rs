@@ -182,14 +182,14 @@ impl Pass {
 
     /// Looks through pieces that nobody has taken yet, until there are none. `stop` ends it early, and the pass is of no use then.
     fn work(&self, dev: &dyn ReadAt, job: &JobContext, stop: &AtomicBool) -> Result<()> {
-        let mut buf = vec![0; PIECE as usize + LONGEST];
+        let (mut buf, len) = (vec![0; PIECE as usize + LONGEST], dev.len());
         while let Some((from, to)) = self.pieces.get(self.next.fetch_add(1, Relaxed) as usize) {
             job.checkpoint()?;
             if stop.load(Relaxed) {
                 return Ok(());
             }
             // Into the next piece, as far as a needle that begins in this one may reach.
-            let until = (to + LONGEST as u64).min(dev.len());
+            let until = (to + LONGEST as u64).min(len);
             let Some(buf) = buf.get_mut(..(until - from) as usize) else { continue };
             dev.read_at(*from, buf)?;
             self.bytes.fetch_add(to - from, Relaxed);

@@ -1,20 +1,22 @@
 //! A search for many needles at once.
 //!
-//! Every run of eight bytes that a needle begins with goes into a filter. What is searched is probed at a stride that cannot step
-//! over a needle, and where the filter says "perhaps", the needles are compared.
+//! Runs of eight bytes of every needle, as many as a stride is long, one behind the other, go into a filter. What is searched is probed
+//! at that stride, which cannot step over them all, and where the filter says "perhaps", the needles are compared.
 
 /// Bytes of a probe.
 const GRAM: usize = 8;
 /// Words of the filter: as many as the processor's nearest memory holds with room to spare.
 const WORDS: usize = 1 << 12;
 
-/// Probes made before any is looked at.
+/// Probes made before any is looked at, so that they need not wait for each other.
 const AT_ONCE: usize = 8;
+/// Strides that the program was made for, ascending.
+const STRIDES: [usize; 6] = [9, 11, 13, 17, 25, 41];
 
 /// Needles, ready to be searched for. Each has at least [`GRAM`] bytes; shorter ones are not found.
 pub(super) struct Index {
     needles: Vec<Vec<u8>>,
-    /// The longest step that no needle fits into: every run of [`GRAM`] bytes of its first `stride + GRAM - 1` is known.
+    /// No longer than what a needle has room for: `stride` runs of [`GRAM`] bytes, one behind the other, are known of each.
     stride: usize,
     /// One bit for each hash.
     filter: Box<[u64; WORDS]>,
@@ -33,9 +35,11 @@ impl Index {
         let long = || needles.iter().enumerate().filter(|(_, needle)| needle.len() >= GRAM);
         let shortest = long().map(|(_, needle)| needle.len()).min().unwrap_or(GRAM);
         let stride = shortest - GRAM + 1;
+        let stride = STRIDES.into_iter().rfind(|s| *s <= stride).unwrap_or(stride);
         let mut grams: Vec<(u64, usize, usize)> = Vec::new();
         for (n, needle) in long() {
-            grams.extend((0..stride).filter_map(|at| Some((gram(needle, at)?, n, at))));
+            let first = telling(needle, stride);
+            grams.extend((first..first + stride).filter_map(|at| Some((gram(needle, at)?, n, at))));
         }
         grams.sort_unstable();
         let mut filter = Box::new([0; WORDS]);
@@ -53,19 +57,34 @@ impl Index {
         if self.grams.is_empty() {
             return;
         }
-        // This loop is most of a scan: several probes are made before any is looked at, so that they need not wait for each other.
-        let (filter, stride) = (self.filter.as_ref(), self.stride.max(1));
+        let done = match self.stride {
+            9 => self.quick::<9>(buf, &mut hit),
+            11 => self.quick::<11>(buf, &mut hit),
+            13 => self.quick::<13>(buf, &mut hit),
+            17 => self.quick::<17>(buf, &mut hit),
+            25 => self.quick::<25>(buf, &mut hit),
+            41 => self.quick::<41>(buf, &mut hit),
+            _ => 0,
+        };
+        self.probe(buf, done, buf.len(), &mut hit);
+    }
+
+    /// Probes `buf` at a stride that the compiler knows, which halves the work of a scan, as far as a whole number of probes goes; how far
+    /// that is.
+    fn quick<const STRIDE: usize>(&self, buf: &[u8], hit: &mut impl FnMut(usize, usize)) -> usize {
+        let filter = self.filter.as_ref();
         let mut at = 0;
-        if stride >= GRAM {
-            for part in buf.chunks_exact(AT_ONCE * stride) {
-                let probe = |c: &[u8]| c.first_chunk::<GRAM>().map_or(0, |g| perhaps(filter, u64::from_le_bytes(*g)));
-                if part.chunks_exact(stride).fold(0, |any, c| any | probe(c)) & 1 != 0 {
-                    self.probe(buf, at, at + part.len(), &mut hit);
-                }
-                at += part.len();
+        for part in buf.as_chunks::<STRIDE>().0.as_chunks::<AT_ONCE>().0 {
+            let mut any = 0;
+            for g in part.iter().filter_map(|c| c.first_chunk::<GRAM>()) {
+                any |= perhaps(filter, u64::from_le_bytes(*g));
             }
+            if any & 1 != 0 {
+                self.probe(buf, at, at + AT_ONCE * STRIDE, hit);
+            }
+            at += AT_ONCE * STRIDE;
         }
-        self.probe(buf, at, buf.len(), &mut hit);
+        at
     }
 
     /// Probes one by one from `at` up to `end`.
@@ -76,7 +95,7 @@ impl Index {
             if perhaps(&self.filter, g) & 1 != 0 {
                 self.compare(buf, at, g, hit);
             }
-            at += self.stride.max(1);
+            at += self.stride;
         }
     }
 
@@ -94,6 +113,16 @@ impl Index {
             }
         }
     }
+}
+
+/// Where in `needle` the runs of [`GRAM`] bytes begin that are looked for, as many as `stride`: where the least telling of them says most.
+/// Eight spaces or zeros are everywhere.
+fn telling(needle: &[u8], stride: usize) -> usize {
+    let distinct = |g: &[u8]| g.iter().enumerate().filter(|(i, b)| !g.iter().take(*i).any(|o| o == *b)).count();
+    let told: Vec<usize> = needle.windows(GRAM).map(distinct).collect();
+    let least = |runs: &[usize]| runs.iter().min().copied().unwrap_or(0);
+    // The first of the best.
+    told.windows(stride).enumerate().rev().max_by_key(|(_, runs)| least(runs)).map_or(0, |(at, _)| at)
 }
 
 /// The word of the filter that the run `g` has, and the bit in it.
