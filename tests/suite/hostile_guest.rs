@@ -266,6 +266,50 @@ fn a_file_of_block_lists_that_claims_terabytes_is_looked_through_at_once() {
     assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
 }
 
+/// Every index node of a tree names the next one as often as it can: 84 to the fourth leaves, were they gone through.
+#[test]
+fn a_tree_of_extents_that_names_its_nodes_many_times_ends() {
+    let d = dir();
+    let root = d.path().join("root");
+    sample(&root);
+    let image = d.path().join("x.raw");
+    run("mke2fs", &["-q", "-F", "-t", "ext4", "-b", "1024", "-O", "^metadata_csum,^64bit", "-d", s(&root), s(&image), "8M"]);
+    let good = std::fs::read(&image).unwrap();
+    let node = |depth: u16, child: u32| {
+        let mut out = vec![0x0a, 0xf3, 84, 0, 84, 0];
+        out.extend(depth.to_le_bytes());
+        out.resize(12, 0);
+        for i in 0..84u32 {
+            // A leaf's extent, or an index entry.
+            let (a, b) = if depth == 0 { (1, child) } else { (child, 0) };
+            [i, a, b].iter().for_each(|w| out.extend(w.to_le_bytes()));
+        }
+        out.resize(1024, 0);
+        out
+    };
+    // The last blocks are free.
+    for path in ["/deep", "/deep/big"] {
+        let mut bytes = good.clone();
+        let last = bytes.len() as u32 / 1024 - 1;
+        for depth in 0..4u16 {
+            let at = (last - u32::from(depth)) as usize * 1024;
+            bytes[at..at + 1024].copy_from_slice(&node(depth, if depth == 0 { 500 } else { last - u32::from(depth) + 1 }));
+        }
+        std::fs::write(&image, bytes).unwrap();
+        // The root in the inode: depth 4, four entries, all to the highest node.
+        let words = |w: u32| format!("{w:#x}");
+        let mut script = format!("sif {path} block[0] {}\nsif {path} block[1] {}\n", words(0x0004_f30a), words(0x0004_0004));
+        for i in 0..4 {
+            script += &format!("sif {path} block[{}] {i}\nsif {path} block[{}] {}\n", 3 + 3 * i, 4 + 3 * i, last - 3);
+        }
+        debugfs(&image, &script);
+        look(&image, path);
+        let told = bounded(&["sanitize", "--dry-run", s(&image)], path);
+        let told = String::from_utf8_lossy(&told.stderr).into_owned();
+        assert!(told.contains("its check finds"), "{path}: {told}");
+    }
+}
+
 #[test]
 fn a_guest_whose_etc_leads_to_the_host_shows_nothing_of_it() {
     let d = dir();

@@ -95,18 +95,10 @@ impl Ext {
         }
         let block = u64::from(self.fs.sb.block_size());
         let blocks = inode.size.div_ceil(block.max(1));
-        let mut out: Vec<FileExtent> = Vec::new();
         if inode.has_extents() {
-            let dev = self.fs.dev.clone();
-            let all =
-                guarded("read extents", || fs_ext4::extent::collect_all(&inode.block, dev.as_ref(), self.fs.sb.block_size()))?;
-            out.extend(all.iter().filter(|e| unwritten || !e.uninitialized).map(|e| FileExtent {
-                offset: u64::from(e.logical_block) * block,
-                place: e.physical_block.saturating_mul(block),
-                len: u64::from(e.length) * block,
-            }));
-            return Ok(out);
+            return Ok(self.stored(&self.tree(&inode.block)?, unwritten));
         }
+        let mut out: Vec<FileExtent> = Vec::new();
         let stored = inode.blocks.saturating_mul(512).div_ceil(block.max(1));
         let per_list = (block / 4).max(1);
         // A sparse file of many terabytes has few stored blocks: stop when all have been seen. Lists that name each other have no end.

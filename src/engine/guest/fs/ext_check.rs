@@ -8,15 +8,13 @@ use std::collections::{HashMap, HashSet};
 use super::Ext;
 use super::ext::{free_blocks, metadata};
 use super::ext_folder::names_in;
-use super::ext_inodes::{EXTENTS, INLINE, ROOT, VALUE, leaf};
+use super::ext_inodes::{EXTENTS, INLINE, LEVELS, ROOT, VALUE, leaf};
 use crate::engine::error::Result;
 use crate::engine::io::bytes::{le16, le32};
 use crate::engine::units::printable_bytes;
 
 /// Findings told, at most.
 const TOLD: usize = 20;
-/// Levels of an extent tree, at most.
-const LEVELS: u16 = 5;
 /// The journal's inode.
 const JOURNAL: u64 = 8;
 /// Flag of inodes: a folder indexed by hashes.

@@ -1,5 +1,7 @@
 //! The inodes of an ext filesystem that are in use, one after the other as they lie on the volume: for whoever asks about all of them.
 
+use std::collections::HashSet;
+
 use super::ext::Ext;
 use super::{FileExtent, FileType, Stored};
 use crate::engine::error::{Error, Result};
@@ -7,6 +9,8 @@ use crate::engine::io::bytes::{le16, le32};
 
 /// Bytes of an inode table read at a time.
 const PIECE: u64 = 32 << 10;
+/// Levels of an extent tree, at most.
+pub(super) const LEVELS: u16 = 5;
 /// Number of the root's inode, and of the first of files where the superblock does not say.
 pub(super) const ROOT: u64 = 2;
 const FIRST: u64 = 11;
@@ -62,7 +66,6 @@ impl Ext {
     /// Calls `visit` with every file, folder, link and so on: what it is, and where it lies.
     pub(super) fn each_stored(&self, visit: &mut dyn FnMut(&Stored<'_>)) -> Result<()> {
         let first = self.first_file();
-        let block = u64::from(self.fs.sb.block_size());
         self.each_inode(|node, raw| {
             let (mode, links, flags) = (le16(raw, 0).unwrap_or(0), le16(raw, 26).unwrap_or(0), le32(raw, 32).unwrap_or(0));
             if links == 0 || flags & VALUE != 0 || (node < first && node != ROOT) {
@@ -72,20 +75,11 @@ impl Ext {
             let mut places = Vec::new();
             if kind == FileType::File && flags & INLINE == 0 {
                 let map = raw.get(40..100).unwrap_or_default();
-                let root = le16(map, 0) == Some(0xf30a) && le16(map, 6) == Some(0);
-                if flags & EXTENTS != 0 && root {
-                    // Few extents lie in the inode: nothing else is read.
-                    let all = map.get(12..).unwrap_or_default().chunks_exact(12).take(le16(map, 2).map_or(0, usize::from));
-                    places.extend(all.filter_map(|e| leaf(e).filter(|(_, _, _, written)| *written)).map(
-                        |(logical, place, len, _)| FileExtent {
-                            offset: logical * block,
-                            place: place.saturating_mul(block),
-                            len: len * block,
-                        },
-                    ));
-                } else {
-                    places = self.places(node, false).unwrap_or_default();
+                places = match flags & EXTENTS != 0 {
+                    true => self.tree(map).map(|all| self.stored(&all, false)),
+                    false => self.places(node, false),
                 }
+                .unwrap_or_default();
             }
             let high = if kind == FileType::File { u64::from(le32(raw, 108).unwrap_or(0)) << 32 } else { 0 };
             let size = u64::from(le32(raw, 4).unwrap_or(0)) | high;
@@ -95,8 +89,57 @@ impl Ext {
     }
 }
 
-/// An extent as it stands in a leaf: the first block in the file, on the volume, how many, and whether they were ever written.
-pub(super) fn leaf(e: &[u8]) -> Option<(u64, u64, u64, bool)> {
+impl Ext {
+    /// The extents of a tree whose root, in the inode, is `root`. A node that is met twice ends it: trees that share nodes would be
+    /// gone through for ever.
+    pub(super) fn tree(&self, root: &[u8]) -> Result<Vec<Leaf>> {
+        let (mut seen, mut out) = (HashSet::new(), Vec::new());
+        self.tree_node(root, None, &mut seen, &mut out)?;
+        Ok(out)
+    }
+
+    /// Extents in bytes; with `unwritten` also what is reserved and was never written.
+    pub(super) fn stored(&self, all: &[Leaf], unwritten: bool) -> Vec<FileExtent> {
+        let block = u64::from(self.fs.sb.block_size());
+        let bytes = |&(logical, place, len, _): &Leaf| FileExtent {
+            offset: logical * block,
+            place: place.saturating_mul(block),
+            len: len * block,
+        };
+        all.iter().filter(|(_, _, _, written)| unwritten || *written).map(bytes).collect()
+    }
+
+    fn tree_node(&self, node: &[u8], level: Option<u16>, seen: &mut HashSet<u64>, out: &mut Vec<Leaf>) -> Result<()> {
+        let bad = || Error::corrupt("an extent tree that makes no sense").op("read extents");
+        let (entries, depth) = (le16(node, 2).unwrap_or(0), le16(node, 6).unwrap_or(u16::MAX));
+        let fits = usize::from(entries) * 12 + 12 <= node.len();
+        if le16(node, 0) != Some(0xf30a) || depth > LEVELS || !fits || level.is_some_and(|l| l != depth) {
+            return Err(bad());
+        }
+        for e in node.get(12..).unwrap_or_default().chunks_exact(12).take(usize::from(entries)) {
+            if depth == 0 {
+                let leaf = leaf(e).ok_or_else(bad)?;
+                if out.last().is_some_and(|(logical, _, len, _)| leaf.0 < logical + len) {
+                    return Err(bad());
+                }
+                out.push(leaf);
+                continue;
+            }
+            let child = u64::from(le32(e, 4).unwrap_or(0)) | u64::from(le16(e, 8).unwrap_or(0)) << 32;
+            if child >= self.fs.sb.blocks_count || !seen.insert(child) {
+                return Err(bad());
+            }
+            self.tree_node(&self.block(child)?, Some(depth - 1), seen, out)?;
+        }
+        Ok(())
+    }
+}
+
+/// An extent: the first block in the file, on the volume, how many, and whether they were ever written.
+pub(super) type Leaf = (u64, u64, u64, bool);
+
+/// An extent as it stands in a leaf.
+pub(super) fn leaf(e: &[u8]) -> Option<Leaf> {
     let (logical, len) = (u64::from(le32(e, 0)?), u64::from(le16(e, 4)?));
     let place = u64::from(le32(e, 8)?) | u64::from(le16(e, 6)?) << 32;
     // Longer than 32768: reserved, and not yet written.
