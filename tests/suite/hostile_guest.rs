@@ -300,7 +300,9 @@ fn a_tree_of_extents_that_names_its_nodes_many_times_ends() {
         let words = |w: u32| format!("{w:#x}");
         let mut script = format!("sif {path} block[0] {}\nsif {path} block[1] {}\n", words(0x0004_f30a), words(0x0004_0004));
         for i in 0..4 {
-            script += &format!("sif {path} block[{}] {i}\nsif {path} block[{}] {}\n", 3 + 3 * i, 4 + 3 * i, last - 3);
+            for (word, value) in [i, last - 3, 0].into_iter().enumerate() {
+                script += &format!("sif {path} block[{}] {value}\n", 3 + 3 * i + word as u32);
+            }
         }
         debugfs(&image, &script);
         look(&image, path);

@@ -16,15 +16,16 @@ use fs_xfs::inode_btree::{INODES_PER_CHUNK, InodeChunk, Which};
 use fs_xfs::rmap::{OFF_ATTR_FORK, OFF_BMBT_BLOCK, OWN_AG, OWN_FS, OWN_INOBT, OWN_INODES, OWN_LOG, OWN_REFC, Rmap};
 use fs_xfs::{Filesystem, Superblock};
 
+use super::xfs_inodes;
 use super::xfs_links::{self, Seen};
 use crate::engine::io::bytes::{be16, be32, be64};
 
 /// Feature bit: the AGI counts the blocks of its trees.
-const COUNTS_INODE_BLOCKS: u32 = 8;
+pub(super) const COUNTS_INODE_BLOCKS: u32 = 8;
 /// Feature bit: the superblock's counters are brought up to date when it is unmounted.
-const LAZY_COUNTERS: u32 = 2;
+pub(super) const LAZY_COUNTERS: u32 = 2;
 /// Where the AGI counts the blocks of its two trees.
-const AGI_BLOCKS: usize = 336;
+pub(super) const AGI_BLOCKS: usize = 336;
 /// Bytes before the first attribute kept in an inode.
 const ATTR_HEAD: usize = 4;
 /// Version bits that only the first superblock gets, when they are first needed: attributes and quotas.
@@ -285,7 +286,7 @@ impl Pass<'_> {
     /// The inodes of a group, and what each has.
     fn inodes(&mut self, ag: u32, agi: &fs_xfs::ag::Agi) -> Sound {
         let sb = self.sb;
-        let decode = if sb.has_sparse_inodes() { sparse_chunk } else { chunk };
+        let decode = xfs_inodes::record(sb);
         let (chunks, all) =
             self.tree(fs_xfs::inode_btree::shape(Which::All, true), OWN_INOBT, ag, (agi.root, agi.level), decode)?;
         let mut blocks = (all, 0);
@@ -387,23 +388,6 @@ impl Pass<'_> {
             blocks = blocks.saturating_add(len);
         }
         Ok(blocks)
-    }
-}
-
-/// A chunk record: first inode, how many are free, which.
-fn chunk(buf: &[u8], at: usize) -> InodeChunk {
-    let freecount = u8::try_from(be32(buf, at + 4).unwrap_or(u32::MAX)).unwrap_or(u8::MAX);
-    InodeChunk { holemask: 0, count: INODES_PER_CHUNK, freecount, ..sparse_chunk(buf, at) }
-}
-
-/// The same where a part of a chunk may have no blocks.
-fn sparse_chunk(buf: &[u8], at: usize) -> InodeChunk {
-    InodeChunk {
-        startino: be32(buf, at).unwrap_or(u32::MAX),
-        holemask: be16(buf, at + 4).unwrap_or(0),
-        count: buf.get(at + 6).copied().unwrap_or(u8::MAX),
-        freecount: buf.get(at + 7).copied().unwrap_or(u8::MAX),
-        free: be64(buf, at + 8).unwrap_or(0),
     }
 }
 

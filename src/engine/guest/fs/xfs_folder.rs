@@ -18,7 +18,7 @@ pub(super) const INDEX: u64 = 1 << 35;
 /// Magic number of a block with names and their index.
 pub(super) const BOTH: u32 = 0x5844_4233;
 /// Bytes of a block of names before the first.
-const HEAD: usize = 64;
+pub(super) const HEAD: usize = 64;
 /// Bytes of a folder's names from which on its index is asked for one.
 const LARGE: u64 = 64 << 10;
 
@@ -58,6 +58,59 @@ pub(super) fn each_block(
     Ok(())
 }
 
+/// A name as it stands in a block: what it names and of which type, and where it begins.
+pub(super) struct Entry<'a> {
+    pub(super) name: &'a [u8],
+    pub(super) ino: u64,
+    /// The type as it is stored.
+    pub(super) kind: u8,
+    pub(super) at: usize,
+}
+
+/// Bytes that a name of `len` bytes takes in a block: inode, length, itself, type, where it begins; a multiple of 8.
+pub(super) fn entry_len(len: usize) -> usize {
+    (8 + 1 + len + 1 + 2).next_multiple_of(8)
+}
+
+/// Calls `visit` with each name in a block of a folder, until it says false; answers the last that was said. `None`: they make no sense.
+pub(super) fn each_entry(block: &[u8], mut visit: impl FnMut(Entry<'_>) -> bool) -> Option<bool> {
+    let end = match block.get(..4)? {
+        b"XDD3" => block.len(),
+        // The index ends the block: two counts, entries of 8 bytes before them.
+        b"XDB3" => {
+            let tail = block.len().checked_sub(8)?;
+            tail.checked_sub((be32(block, tail)? as usize).checked_mul(8)?).filter(|end| *end >= HEAD)?
+        }
+        _ => return None,
+    };
+    let mut at = HEAD;
+    while at < end {
+        let (next, entry) = entry_at(block, at, end)?;
+        if let Some(entry) = entry
+            && !visit(entry)
+        {
+            return Some(false);
+        }
+        at = next;
+    }
+    Some(true)
+}
+
+/// Where the entry at `at` ends, and the name it is; `None` of unused space.
+fn entry_at(block: &[u8], at: usize, end: usize) -> Option<(usize, Option<Entry<'_>>)> {
+    let unused = be16(block, at) == Some(0xffff);
+    let name = block.get(at + 8).map_or(0, |n| usize::from(*n));
+    let len = if unused { usize::from(be16(block, at + 2)?) } else { entry_len(name) };
+    let next = at.checked_add(len).filter(|next| *next <= end && len >= 8 && len.is_multiple_of(8))?;
+    // Both end with where they begin.
+    if be16(block, next - 2).map(usize::from) != Some(at) || (!unused && name == 0) {
+        return None;
+    }
+    let entry =
+        || Some(Entry { name: block.get(at + 9..at + 9 + name)?, ino: be64(block, at)?, kind: *block.get(at + 9 + name)?, at });
+    if unused { Some((next, None)) } else { Some((next, Some(entry()?))) }
+}
+
 /// Calls `visit` with each name in `block`, number `place` on the volume, of the folder `owner`. Ends where it says false, and answers
 /// that.
 pub(super) fn names_in(
@@ -67,34 +120,14 @@ pub(super) fn names_in(
 ) -> std::result::Result<bool, Doubt> {
     let sb = fs.superblock();
     verify_data_block(block, sb, sb.fsblock_offset(place) / 512, owner)?;
-    let end = match block.get(..4) {
-        Some(b"XDD3") => block.len(),
-        // The index ends the block: two counts, entries of 8 bytes before them.
-        Some(b"XDB3") => {
-            let count = be32(block, block.len().saturating_sub(8)).unwrap_or(u32::MAX) as usize;
-            block.len().saturating_sub(8).checked_sub(count.saturating_mul(8)).ok_or(DISAGREE)?
-        }
-        _ => return Err(DISAGREE),
-    };
-    let mut at = HEAD;
-    while at < end {
-        let unused = be16(block, at) == Some(0xffff);
-        let name = block.get(at + 8).map_or(0, |n| usize::from(*n));
-        // Unused space: its mark and its length. A name: inode, length, itself, type. Both end with where they begin.
-        let len = if unused { be16(block, at + 2).map_or(0, usize::from) } else { (8 + 1 + name + 1 + 2).next_multiple_of(8) };
-        require(len >= 8 && len.is_multiple_of(8) && at + len <= end && be16(block, at + len - 2) == Some(at as u16))?;
-        if !unused {
-            let kind = ftype_from_raw(*block.get(at + 9 + name).ok_or(DISAGREE)?)?;
-            let bytes = block.get(at + 9..at + 9 + name).unwrap_or_default();
-            require(!bytes.is_empty() && !bytes.contains(&b'/') && !bytes.contains(&0))?;
-            let ino = be64(block, at).ok_or(DISAGREE)?;
-            if !visit(&Name { name: bytes, ino, kind, offset: at as u64 })? {
-                return Ok(false);
-            }
-        }
-        at += len;
-    }
-    Ok(true)
+    let mut said = Ok(true);
+    let sense = each_entry(block, |Entry { name, ino, kind, at }| {
+        said = require(!name.contains(&b'/') && !name.contains(&0))
+            .and_then(|()| visit(&Name { name, ino, kind: ftype_from_raw(kind)?, offset: at as u64 }));
+        matches!(said, Ok(true))
+    });
+    require(sense.is_some())?;
+    said
 }
 
 /// The names of the folder `inode` that it keeps in itself, and the folder above it.
@@ -110,6 +143,14 @@ pub(super) fn kept_names(
         visit(&Name { name: &e.name, ino: e.ino, kind: e.ftype, offset: u64::from(e.offset) })?;
     }
     Ok(found.parent_ino)
+}
+
+/// The hash of a name.
+pub(super) fn hash(name: &[u8]) -> u32 {
+    name.chunks(4).fold(0u32, |hash, part| {
+        let bits = 7 * part.len() as u32;
+        part.iter().fold(0u32, |sum, b| sum << 7 ^ u32::from(*b)) ^ hash.rotate_left(bits)
+    })
 }
 
 impl Xfs {

@@ -5,7 +5,7 @@ use fs_xfs::dir::{parse_leaf, verify_da_block};
 use fs_xfs::inode::{Format, Inode};
 
 use super::xfs_check::{DISAGREE, Doubt, Sound, known, require};
-use super::xfs_folder::{BOTH, INDEX, Name, each_block, kept_names, names_in};
+use super::xfs_folder::{BOTH, INDEX, Name, each_block, hash, kept_names, names_in};
 use crate::engine::io::bytes::{be16, be32};
 
 /// Byte where a folder's list of free space begins, in the folder's own space.
@@ -64,12 +64,4 @@ fn index_of_both(block: &[u8]) -> Result<Vec<(u32, u64)>, Doubt> {
     }
     require(all.len() + stale == count)?;
     Ok(all)
-}
-
-/// The hash of a name.
-fn hash(name: &[u8]) -> u32 {
-    name.chunks(4).fold(0u32, |hash, part| {
-        let bits = 7 * part.len() as u32;
-        part.iter().fold(0u32, |sum, b| sum << 7 ^ u32::from(*b)) ^ hash.rotate_left(bits)
-    })
 }

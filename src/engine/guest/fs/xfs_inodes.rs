@@ -1,11 +1,13 @@
 //! The inodes of an XFS filesystem that are in use, chunk by chunk as they lie on the volume: for whoever asks about all of them.
 
+use fs_xfs::Superblock;
 use fs_xfs::inode::{Format, Inode};
 use fs_xfs::inode_btree::{INODES_PER_CHUNK, InodeChunk, Trees};
 
 use super::xfs::Xfs;
 use super::{FileExtent, FileType, Stored, guarded};
 use crate::engine::error::Result;
+use crate::engine::io::bytes::{be16, be32, be64};
 
 impl Xfs {
     /// Calls `visit` with every file, folder, link and so on: what it is, and where it lies.
@@ -52,5 +54,27 @@ impl Xfs {
             };
             visit(&Stored { node, kind, size: inode.size, places: &places });
         }
+    }
+}
+
+/// What reads the chunk records of `sb`'s trees of inodes.
+pub(super) fn record(sb: &Superblock) -> fn(&[u8], usize) -> InodeChunk {
+    if sb.has_sparse_inodes() { sparse_chunk } else { chunk }
+}
+
+/// A chunk record: first inode, how many are free, which.
+fn chunk(buf: &[u8], at: usize) -> InodeChunk {
+    let freecount = u8::try_from(be32(buf, at + 4).unwrap_or(u32::MAX)).unwrap_or(u8::MAX);
+    InodeChunk { holemask: 0, count: INODES_PER_CHUNK, freecount, ..sparse_chunk(buf, at) }
+}
+
+/// The same where a part of a chunk may have no blocks.
+fn sparse_chunk(buf: &[u8], at: usize) -> InodeChunk {
+    InodeChunk {
+        startino: be32(buf, at).unwrap_or(u32::MAX),
+        holemask: be16(buf, at + 4).unwrap_or(0),
+        count: buf.get(at + 6).copied().unwrap_or(u8::MAX),
+        freecount: buf.get(at + 7).copied().unwrap_or(u8::MAX),
+        free: be64(buf, at + 8).unwrap_or(0),
     }
 }

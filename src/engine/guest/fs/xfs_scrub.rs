@@ -6,6 +6,7 @@ use fs_xfs::Superblock;
 use fs_xfs::log::head;
 
 use super::device::Reader;
+use super::xfs_folder::{HEAD, INDEX, entry_len};
 use super::{Node, Scrubbed, Traces, Xfs, guarded};
 use crate::engine::error::{Error, Result};
 use crate::engine::guest::recognise::FsInfo;
@@ -17,12 +18,8 @@ const CORE: usize = 176;
 /// Where a version 3 inode has its checksum, and a version 5 folder block.
 const INODE_CRC: usize = 100;
 const BLOCK_CRC: usize = 4;
-/// Folder blocks of names end where, in the folder's own space, the index begins (XFS_DIR2_LEAF_OFFSET).
-const NAMES_END: u64 = 1 << 35;
 /// Bytes of an extent in an inode.
 const EXTENT: usize = 16;
-/// Head of a version 5 block of names.
-const BLOCK_HEAD: usize = 64;
 
 /// Wipes what is left on `dev`, whose filesystem was closed; `before` is the volume as it was.
 pub(super) fn scrub(before: &Device, dev: &WriteDevice, info: FsInfo, traces: &Traces) -> Result<Scrubbed> {
@@ -72,7 +69,7 @@ fn wipe_names(xfs: &Xfs, dev: &dyn WriteAt, dir: Node) -> Result<()> {
             let at = e.startoff + i;
             // A folder block of several blocks lies in one piece unless the filesystem is badly torn; then it is left as it is.
             let fits = e.blockcount - i >= 1 << sb.dirblklog;
-            if at.saturating_mul(block) >= NAMES_END || at & ((1 << sb.dirblklog) - 1) != 0 || !fits {
+            if at.saturating_mul(block) >= INDEX || at & ((1 << sb.dirblklog) - 1) != 0 || !fits {
                 continue;
             }
             let place = sb.fsblock_offset(e.startblock + i);
@@ -100,7 +97,7 @@ fn wipe_gaps(block: &mut [u8]) -> bool {
         }
         _ => return false,
     };
-    let (mut at, mut changed) = (BLOCK_HEAD, false);
+    let (mut at, mut changed) = (HEAD, false);
     while at + 8 <= end {
         if be16(block, at) == Some(0xffff) {
             let len = be16(block, at + 2).map_or(0, usize::from);
@@ -117,7 +114,7 @@ fn wipe_gaps(block: &mut [u8]) -> bool {
         }
         // Inode, length of the name, name, type, and at the end where it begins; a multiple of 8.
         let name = block.get(at + 8).map_or(0, |n| usize::from(*n));
-        at += (8 + 1 + name + 1 + 2).next_multiple_of(8);
+        at += entry_len(name);
     }
     changed
 }

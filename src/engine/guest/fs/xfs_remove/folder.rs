@@ -18,12 +18,12 @@ use super::inode::{Entry, Run};
 use super::map;
 use super::names::{self, Name};
 use crate::engine::error::{Error, Result};
+use crate::engine::guest::fs::xfs_folder::{INDEX, hash};
 use crate::engine::guest::fs::xfs_scrub::stamp_crc;
 use crate::engine::guest::fs::{Node, guarded};
 use crate::engine::io::bytes::put_be64;
 
-/// Bytes of a folder before its index, and before its list of room, in the folder's own space.
-const INDEX: u64 = 1 << 35;
+/// Bytes of a folder before its list of room, in the folder's own space.
 const ROOM: u64 = 1 << 36;
 /// Blocks of one folder, at most.
 const MAX_BLOCKS: u64 = 1 << 20;
@@ -236,7 +236,7 @@ impl Folder {
             }
             let address = |at: usize| u32::try_from((number * v.folder_len() as u64 + at as u64) / 8).map_err(|_| self.bad());
             for n in &names {
-                entries.push((names::hash(&n.name), address(n.at)?));
+                entries.push((hash(&n.name), address(n.at)?));
             }
         }
         entries.sort_unstable();

@@ -18,8 +18,10 @@ use super::records::{Piece, freed, remapped, unmapped};
 use super::tree::{Tree, Write};
 use crate::engine::error::{Error, Result};
 use crate::engine::guest::fs::guarded;
+use crate::engine::guest::fs::xfs_check::AGI_BLOCKS;
+use crate::engine::guest::fs::xfs_inodes::record;
 use crate::engine::guest::fs::xfs_scrub::stamp_crc;
-use crate::engine::io::bytes::{be16, be32, be64, put_be32};
+use crate::engine::io::bytes::put_be32;
 use crate::engine::io::read_vec;
 
 /// Where the headers have their checksums.
@@ -28,8 +30,6 @@ const AGI_CRC: usize = 312;
 const LIST_CRC: usize = 32;
 /// Where the list of blocks set aside begins in its sector.
 const LIST: usize = 36;
-/// Where the header of inodes counts the blocks of its trees.
-const AGI_BLOCKS: usize = 336;
 /// No block.
 const NONE: u32 = u32::MAX;
 /// Inodes that one bit of a chunk's mask of holes stands for.
@@ -88,7 +88,7 @@ impl<'a> Group<'a> {
             }
             false => (None, Vec::new()),
         };
-        let decode = if sb.has_sparse_inodes() { sparse_chunk } else { chunk };
+        let decode = record(sb);
         let shape = |which| fs_xfs::inode_btree::shape(which, true);
         let (inodes, chunks) = Tree::read(v, ag, shape(Which::All), (agi.root, agi.level), decode)?;
         let (free_inodes, some) = match sb.has_finobt() {
@@ -437,22 +437,5 @@ impl<'a> Group<'a> {
         }
         stamp_crc(&mut agi, AGI_CRC);
         v.write_changed(place(2), &agi)
-    }
-}
-
-/// A chunk record: first inode, how many are free, which.
-fn chunk(buf: &[u8], at: usize) -> InodeChunk {
-    let freecount = u8::try_from(be32(buf, at + 4).unwrap_or(u32::MAX)).unwrap_or(u8::MAX);
-    InodeChunk { holemask: 0, count: INODES_PER_CHUNK, freecount, ..sparse_chunk(buf, at) }
-}
-
-/// The same where a part of a chunk may have no blocks.
-fn sparse_chunk(buf: &[u8], at: usize) -> InodeChunk {
-    InodeChunk {
-        startino: be32(buf, at).unwrap_or(u32::MAX),
-        holemask: be16(buf, at + 4).unwrap_or(0),
-        count: buf.get(at + 6).copied().unwrap_or(u8::MAX),
-        freecount: buf.get(at + 7).copied().unwrap_or(u8::MAX),
-        free: be64(buf, at + 8).unwrap_or(0),
     }
 }

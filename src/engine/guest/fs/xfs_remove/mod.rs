@@ -31,6 +31,7 @@ use records::Piece;
 
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::guest::fs::device::Reader;
+use crate::engine::guest::fs::xfs_check::{COUNTS_INODE_BLOCKS, LAZY_COUNTERS};
 use crate::engine::guest::fs::xfs_scrub::stamp_crc;
 use crate::engine::guest::fs::{Node, Removal, guarded};
 use crate::engine::io::bytes::{be64, put_be64};
@@ -43,10 +44,7 @@ const KNOWN: u32 = 1 | 2 | 4 | 8 | 32;
 /// The first of them, without which names are stored otherwise.
 const TYPED: u32 = 1;
 /// The same for what others may read but not write: trees of free inodes, of owners, of shared extents; counts of inode trees' blocks.
-const KNOWN_RO: u32 = 1 | 2 | 4 | 8;
-const COUNTS_INODE_BLOCKS: u32 = 8;
-/// The superblock's counts are brought up to date when it is unmounted.
-const LAZY_COUNTERS: u32 = 2;
+const KNOWN_RO: u32 = 1 | 2 | 4 | COUNTS_INODE_BLOCKS;
 /// Blocks of a filesystem, at most.
 const MAX_BLOCKS: u64 = 1 << 36;
 /// Where the superblock counts inodes, free ones, and free blocks, and has its checksum.

@@ -1,11 +1,10 @@
 //! Names in a block of a folder, and in its inode. "XFS Algorithms & Data Structures": directories.
 
 use crate::engine::error::{Error, Result};
+use crate::engine::guest::fs::xfs_folder::{HEAD, each_entry, entry_len, hash};
 use crate::engine::guest::fs::xfs_scrub::stamp_crc;
 use crate::engine::io::bytes::{be16, be32, be64, put, put_be16, put_be32, put_be64};
 
-/// Bytes before the first entry of a block of names.
-pub(super) const HEAD: usize = 64;
 /// Magic numbers of a block of names, alone and with its index.
 pub(super) const NAMES: &[u8; 4] = b"XDD3";
 pub(super) const BOTH: &[u8; 4] = b"XDB3";
@@ -45,43 +44,18 @@ impl Name {
     }
 }
 
-fn entry_len(name: usize) -> usize {
-    (8 + 1 + name + 1 + 2).next_multiple_of(8)
-}
-
 fn bad() -> Error {
     Error::corrupt("names that make no sense").hint("let xfs_repair mend it")
 }
 
 /// The names in a block.
 pub(super) fn read(block: &[u8]) -> Result<Vec<Name>> {
-    let end = if block.starts_with(BOTH) {
-        let count = be32(block, block.len().saturating_sub(TAIL)).unwrap_or(u32::MAX) as usize;
-        let index = count.checked_mul(INDEX_ENTRY).and_then(|n| n.checked_add(TAIL)).ok_or_else(bad)?;
-        block.len().checked_sub(index).filter(|end| *end >= HEAD).ok_or_else(bad)?
-    } else if block.starts_with(NAMES) {
-        block.len()
-    } else {
-        return Err(bad());
-    };
-    let (mut at, mut out) = (HEAD, Vec::new());
-    while at < end {
-        let len = if be16(block, at) == Some(GAP) {
-            usize::from(be16(block, at + 2).ok_or_else(bad)?)
-        } else {
-            let name_len = block.get(at + 8).map(|n| usize::from(*n)).filter(|n| *n > 0).ok_or_else(bad)?;
-            let name = block.get(at + 9..at + 9 + name_len).ok_or_else(bad)?.to_vec();
-            let kind = block.get(at + 9 + name_len).copied().ok_or_else(bad)?;
-            out.push(Name { name, ino: be64(block, at).ok_or_else(bad)?, kind, at });
-            entry_len(name_len)
-        };
-        let tag =
-            at.checked_add(len).filter(|next| *next <= end && len >= 8 && len.is_multiple_of(8)).and_then(|n| be16(block, n - 2));
-        if tag.map(usize::from) != Some(at) {
-            return Err(bad());
-        }
-        at += len;
-    }
+    let mut out = Vec::new();
+    each_entry(block, |e| {
+        out.push(Name { name: e.name.to_vec(), ino: e.ino, kind: e.kind, at: e.at });
+        true
+    })
+    .ok_or_else(bad)?;
     Ok(out)
 }
 
@@ -204,12 +178,4 @@ pub(super) fn place(names: &mut [Name]) {
         n.at = at;
         at += n.len();
     }
-}
-
-/// The hash of a name.
-pub(super) fn hash(name: &[u8]) -> u32 {
-    name.chunks(4).fold(0u32, |hash, part| {
-        let bits = 7 * part.len() as u32;
-        part.iter().fold(0u32, |sum, b| sum << 7 ^ u32::from(*b)) ^ hash.rotate_left(bits)
-    })
 }
