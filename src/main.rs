@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use cowshed::cli;
 
 fn main() -> color_eyre::Result<ExitCode> {
-    cowshed::engine::io::sys::one_heap();
+    cowshed::engine::io::sys::two_heaps();
     // Of a huge page, touched a little, all is cleared and counted. Where the kernel does not know the wish, nothing is lost.
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);

@@ -94,7 +94,10 @@ impl Draft {
             let mut at = offset.max(start) / SECTOR * SECTOR;
             while at < end.min(stop) {
                 let mut head = [0u8; 8];
-                over.read_at(at, &mut head)?;
+                match at.checked_sub(offset).and_then(|i| buf.get(i as usize..i as usize + 8)) {
+                    Some(here) => head.copy_from_slice(here),
+                    None => over.read_at(at, &mut head)?,
+                }
                 let cycle = if head.starts_with(&RECORD) { head.get(4..8) } else { head.get(..4) }.unwrap_or_default();
                 let mut sector = [0u8; SECTOR as usize];
                 sector[..4].copy_from_slice(cycle);

@@ -12,13 +12,13 @@ fn check(r: libc::c_int) -> io::Result<libc::c_int> {
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r) }
 }
 
-/// Lets all threads have one heap, before the second is started: with a heap for each, what one gave back is not there for the next,
-/// and a sanitise takes a third more memory at the same speed (measured). Only glibc has heaps for threads.
-pub fn one_heap() {
+/// Lets all threads have two heaps, before the second is started: with a heap for each, what one gave back is not there for the next, and
+/// a sanitise takes more memory at the same speed; with one, threads wait for each other (both measured). Only glibc has heaps for threads.
+pub fn two_heaps() {
     // SAFETY: mallopt takes two numbers, and only the main thread is there.
     #[cfg(target_env = "gnu")]
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_ARENA_MAX, 2);
     }
 }
 
@@ -74,6 +74,15 @@ pub fn try_flock(file: &File) -> io::Result<bool> {
         Ok(_) => Ok(true),
         Err(e) if e.raw_os_error() == Some(libc::EWOULDBLOCK) => Ok(false),
         Err(e) => Err(e),
+    }
+}
+
+/// Has reads of `file` bring in what they ask for, and nothing behind it.
+pub fn no_readahead(file: &File) {
+    // SAFETY: posix_fadvise takes numbers only; the descriptor is open for as long as `file` lives. It is advice: an error says nothing.
+    #[cfg(target_os = "linux")]
+    unsafe {
+        libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM);
     }
 }
 

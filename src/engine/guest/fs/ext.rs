@@ -153,6 +153,14 @@ impl GuestFs for Ext {
         entries.retain(|e| e.name != b"." && e.name != b"..");
         Ok(entries)
     }
+    fn each_name(&self, dir: Node, visit: &mut dyn FnMut(&[u8], Node)) -> Result<()> {
+        self.names_until(dir, &mut |name, node| {
+            if name != b"." && name != b".." {
+                visit(name, node);
+            }
+            true
+        })
+    }
     fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Node>> {
         self.named(dir, name)
     }

@@ -43,7 +43,7 @@ impl Ext {
     /// Every name of a folder, `.` and `..` too.
     pub(super) fn entries(&self, dir: Node) -> Result<Vec<DirEntry>> {
         let mut out = Vec::new();
-        self.each_name(dir, &mut |name, node| {
+        self.names_until(dir, &mut |name, node| {
             out.push(DirEntry { name: name.to_vec(), node });
             out.len() <= MAX_NAMES
         })?;
@@ -63,7 +63,7 @@ impl Ext {
             });
         }
         let mut found = None;
-        self.each_name(dir, &mut |known, node| {
+        self.names_until(dir, &mut |known, node| {
             found = (known == name).then_some(node);
             found.is_none()
         })?;
@@ -71,7 +71,7 @@ impl Ext {
     }
 
     /// Calls `visit` with the names of a folder, until it says false.
-    fn each_name(&self, dir: Node, visit: &mut dyn FnMut(&[u8], Node) -> bool) -> Result<()> {
+    pub(super) fn names_until(&self, dir: Node, visit: &mut dyn FnMut(&[u8], Node) -> bool) -> Result<()> {
         let (ino, inode, _) = self.inode(dir)?;
         if !inode.is_dir() {
             return Err(Error::usage("it is not a folder"));

@@ -24,6 +24,7 @@ mod iso;
 mod refuse;
 mod remove;
 mod scrub;
+mod threads;
 mod write;
 mod xfs;
 mod xfs_check;
@@ -47,6 +48,7 @@ pub use grow::{Grown, can_grow, grow};
 pub use refuse::refusal;
 pub use remove::{Removal, remove_all};
 pub use scrub::{Scrubbed, Traces, scrub, wipe};
+use threads::side_by_side;
 pub use write::{GuestWrite, Owner, open_rw};
 use xfs::Xfs;
 
@@ -151,6 +153,12 @@ pub trait GuestFs: Send + Sync {
     /// The names in folder `dir`, without `.` and `..`.
     fn list(&self, dir: Node) -> Result<Vec<DirEntry>>;
 
+    /// Calls `visit` with the names in folder `dir` and what each leads to, and perhaps with some of them again.
+    fn each_name(&self, dir: Node, visit: &mut dyn FnMut(&[u8], Node)) -> Result<()> {
+        self.list(dir)?.iter().for_each(|e| visit(&e.name, e.node));
+        Ok(())
+    }
+
     /// What `name` stands for in folder `dir`.
     fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Node>> {
         Ok(self.list(dir)?.into_iter().find(|e| e.name == name).map(|e| e.node))
@@ -192,6 +200,11 @@ pub trait GuestFs: Send + Sync {
     fn own_areas(&self, visit: &mut dyn FnMut(&'static str, u64, u64)) -> Result<()> {
         let _ = visit;
         Ok(())
+    }
+
+    /// Its journal held what was not done yet when it was opened, as far as the filesystem's reader looks.
+    fn was_replayed(&self) -> bool {
+        false
     }
 
     /// Our own check of the whole filesystem: what is wrong, in words; empty when nothing is. Filesystems that cannot be checked say

@@ -3,7 +3,7 @@
 use fs_xfs::log::LogState;
 
 use super::device::Reader;
-use super::{fat, guarded};
+use super::{GuestFs, fat, guarded};
 use crate::engine::error::Result;
 use crate::engine::guest::recognise::{FsInfo, FsKind};
 use crate::engine::io::bytes::{le16, le32};
@@ -31,14 +31,15 @@ const EXT_INCOMPAT: &[(u32, &str)] = &[
     (0x2_0000, "casefold"),
 ];
 
-/// Why the filesystem `info` on `dev` is not written; `None` when it can be. `replay`: a journal that was not replayed may be.
-pub fn refusal(dev: &Device, info: &FsInfo, replay: bool) -> Result<Option<String>> {
+/// Why the filesystem `info` on `dev` is not written; `None` when it can be. `replay`: a journal that was not replayed may be. `open`: it is
+/// open, and its log was read for that.
+pub fn refusal(dev: &Device, info: &FsInfo, replay: bool, open: Option<&dyn GuestFs>) -> Result<Option<String>> {
     if info.size.is_some_and(|size| size > dev.len()) {
         return Ok(Some("the filesystem is larger than the volume that holds it".into()));
     }
     match info.kind {
         FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => ext(dev, replay),
-        FsKind::Xfs => xfs(dev),
+        FsKind::Xfs => xfs(dev, open),
         FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32 => fat::refusal(dev, info),
         FsKind::Btrfs => Ok(Some("btrfs is read and reported, and not written".into())),
         FsKind::Ntfs => Ok(Some("NTFS is not written".into())),
@@ -69,7 +70,7 @@ fn ext(dev: &Device, replay: bool) -> Result<Option<String>> {
     Ok(None)
 }
 
-fn xfs(dev: &Device) -> Result<Option<String>> {
+fn xfs(dev: &Device, open: Option<&dyn GuestFs>) -> Result<Option<String>> {
     let head = read_up_to(dev.as_ref(), 0, 4096)?;
     let sb = guarded("read XFS superblock", || fs_xfs::Superblock::parse(&head))?;
     if sb.versionnum & 0xf < 5 {
@@ -81,7 +82,10 @@ fn xfs(dev: &Device) -> Result<Option<String>> {
     if sb.logstart == 0 {
         return Ok(Some("its log is on another device".into()));
     }
-    let state = guarded("read the XFS log", || fs_xfs::log::inspect(&Reader(dev.clone()), &sb))?;
-    Ok((state == LogState::NeedsReplay)
+    let dirty = match open {
+        Some(fs) => fs.was_replayed(),
+        None => guarded("read the XFS log", || fs_xfs::log::inspect(&Reader(dev.clone()), &sb))? == LogState::NeedsReplay,
+    };
+    Ok(dirty
         .then(|| "its log is dirty: the guest was not shut down properly (start it and shut it down, or mount it once)".into()))
 }

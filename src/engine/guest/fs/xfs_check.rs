@@ -7,6 +7,7 @@
 //! What must agree is in "XFS Algorithms & Data Structures": allocation groups, their B+trees, inodes, forks, directories.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use fs_xfs::ag_btree::{Shape, walk_blocks};
 use fs_xfs::agfl::Agfl;
@@ -16,8 +17,8 @@ use fs_xfs::inode_btree::{INODES_PER_CHUNK, InodeChunk, Which};
 use fs_xfs::rmap::{OFF_ATTR_FORK, OFF_BMBT_BLOCK, OWN_AG, OWN_FS, OWN_INOBT, OWN_INODES, OWN_LOG, OWN_REFC, Rmap};
 use fs_xfs::{Filesystem, Superblock};
 
-use super::xfs_inodes;
 use super::xfs_links::{self, Seen};
+use super::{side_by_side, xfs_inodes};
 use crate::engine::io::bytes::{be16, be32, be64};
 
 /// Feature bit: the AGI counts the blocks of its trees.
@@ -79,10 +80,11 @@ pub(super) fn sound(fs: &Filesystem) -> Sound {
         "its superblock makes no sense",
         require(sb.dblocks > u64::from(sb.agcount.saturating_sub(1)) * u64::from(sb.agblocks)),
     )?;
-    let mut pass = Pass {
+    let claimed: Vec<AtomicU64> = (0..sb.dblocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+    let pass = || Pass {
         fs,
         sb,
-        claimed: vec![0; sb.dblocks.div_ceil(64) as usize],
+        claimed: &claimed,
         had: Vec::new(),
         mapped: Vec::new(),
         inodes: Vec::new(),
@@ -90,15 +92,19 @@ pub(super) fn sound(fs: &Filesystem) -> Sound {
         ifree: 0,
         icount: 0,
     };
-    part("the copies of its superblock differ", (1..sb.agcount).try_for_each(|ag| pass.copy(ag)))?;
-    part("a group's heads, trees and inodes do not agree", (0..sb.agcount).try_for_each(|ag| pass.group(ag)))?;
-    let blocks = pass.claimed.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
+    part("the copies of its superblock differ", (1..sb.agcount).try_for_each(|ag| pass().copy(ag)))?;
+    let groups = side_by_side(sb.agcount as usize, |ag| {
+        let mut pass = pass();
+        pass.group(ag as u32).map(|()| pass)
+    });
+    let mut pass = part("a group's heads, trees and inodes do not agree", groups)?.into_iter().fold(pass(), Pass::and);
+    let blocks = claimed.iter().map(|w| u64::from(w.load(Relaxed).count_ones())).sum::<u64>();
     part("some blocks are neither free nor in use", require(blocks == sb.dblocks))?;
     let counts = (pass.icount, pass.ifree, pass.free) == (sb.icount, sb.ifree, sb.fdblocks);
     part("its superblock counts other inodes or free blocks", require(counts))?;
     let owners = !sb.has_rmapbt() || runs(&mut pass.had).eq(runs(&mut pass.mapped));
     part("its reverse mappings are others than its files'", require(owners))?;
-    part("its folders do not lead to its inodes", xfs_links::agree(fs, &mut pass.inodes))
+    part("its folders do not lead to its inodes", xfs_links::agree(fs, &pass.inodes))
 }
 
 /// Whose a block is: an inode or one of the negative owners of reverse mappings, and the flags that tell its attributes and its tree.
@@ -145,11 +151,12 @@ impl Rows {
     }
 }
 
+/// What is found in groups.
 struct Pass<'a> {
     fs: &'a Filesystem,
     sb: &'a Superblock,
-    /// A bit for each block that somebody has.
-    claimed: Vec<u64>,
+    /// A bit for each block that somebody has, in all groups.
+    claimed: &'a [AtomicU64],
     /// Who has which blocks, and what the reverse mappings say; kept where there are any.
     had: Vec<Run>,
     mapped: Vec<Run>,
@@ -161,6 +168,13 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// With what is found in the groups that follow.
+    fn and(mut self, next: Self) -> Self {
+        self.had.extend(next.had);
+        self.mapped.extend(next.mapped);
+        self.inodes.extend(next.inodes);
+        Pass { free: self.free + next.free, ifree: self.ifree + next.ifree, icount: self.icount + next.icount, ..self }
+    }
     /// Byte on the volume of block `block` of group `ag`.
     fn place(&self, ag: u32, block: u32) -> u64 {
         (u64::from(ag) * u64::from(self.sb.agblocks) + u64::from(block)) * u64::from(self.sb.blocksize)
@@ -187,9 +201,8 @@ impl Pass<'_> {
         while at < end {
             let n = (64 - at % 64).min(end - at);
             let bits = (u64::MAX >> (64 - n)) << (at % 64);
-            let word = self.claimed.get_mut((at / 64) as usize).ok_or(DISAGREE)?;
-            require(*word & bits == 0)?;
-            *word |= bits;
+            let word = self.claimed.get((at / 64) as usize).ok_or(DISAGREE)?;
+            require(word.fetch_or(bits, Relaxed) & bits == 0)?;
             at += n;
         }
         Ok(())

@@ -65,10 +65,7 @@ impl Xfs {
     pub(super) fn open_rw(dev: WriteDevice, info: FsInfo) -> Result<Self> {
         let head = read_up_to(dev.as_ref(), 0, 4096)?;
         let sb = guarded("read XFS superblock", || fs_xfs::Superblock::parse(&head))?;
-        let start = if sb.logstart == 0 { 0 } else { sb.fsblock_offset(sb.logstart) };
-        let len = if sb.logstart == 0 { 0 } else { u64::from(sb.logblocks).saturating_mul(u64::from(sb.blocksize)) };
-        let unlogged = Unlogged { dev: dev.clone(), log: start..start.saturating_add(len) };
-        let fs = guarded("open XFS for writing", || Filesystem::mount_rw(Arc::new(unlogged)))?;
+        let fs = guarded("open XFS for writing", || Filesystem::mount_rw(Arc::new(Unlogged::new(dev.clone(), &sb)?)))?;
         let mut xfs = Xfs::over(fs, info)?;
         xfs.rw = Some(dev);
         Ok(xfs)

@@ -50,7 +50,8 @@ pub(super) fn look(
     }
     // Compressed data shows itself to the guest only.
     let mut packed = Vec::new();
-    let mut extents = disk.extents(0, disk.len());
+    // A raw file has none, and many extents.
+    let mut extents = disk.extents(0, if raw { 0 } else { disk.len() });
     while let Some(e) = extents.piece()? {
         if e.kind == Kind::Compressed && e.depth == 0 {
             packed.push((e.offset, e.offset + e.len));

@@ -90,7 +90,9 @@ impl Needles {
         if text {
             // The most telling lines: those with the most different bytes, from the beginning, the middle and the end.
             // Comments and the marks around a key are the same everywhere.
-            let telling = |l: &&[u8]| l.len() >= SHORTEST && distinct(l) >= 8 && !l.starts_with(b"#") && !l.starts_with(b"-----");
+            let telling = |l: &&[u8]| {
+                l.trim_ascii().len() >= SHORTEST && distinct(l) >= 8 && !l.starts_with(b"#") && !l.starts_with(b"-----")
+            };
             let lines: Vec<&[u8]> = content.split(|b| *b == b'\n').filter(telling).collect();
             for part in [0, lines.len() / 2, lines.len().saturating_sub(1)] {
                 let near = lines.get(part..(part + 40).min(lines.len())).unwrap_or_default();
@@ -107,6 +109,7 @@ impl Needles {
         }
         for piece in taken.into_iter().take(PER_FILE) {
             // The end of a line tells more than its beginning, which is a date or a key that many have.
+            let piece = piece.trim_ascii();
             let cut = piece.get(piece.len().saturating_sub(LONGEST)..).unwrap_or_default();
             if cut.len() >= SHORTEST && self.list.len() < MOST && !self.list.iter().any(|(n, _)| n == cut) {
                 self.list.push((cut.to_vec(), printable(from).to_string()));
@@ -114,8 +117,9 @@ impl Needles {
         }
     }
 
-    /// Adds exactly these bytes, when they are enough to be told from chance.
+    /// Adds exactly these bytes but for the blanks around them, when they are enough to be told from chance.
     pub(super) fn add_exact(&mut self, piece: &[u8], from: &str) {
+        let piece = piece.trim_ascii();
         if piece.len() >= SHORTEST && distinct(piece) >= 6 && self.list.len() < MOST {
             self.list.push((piece.get(..LONGEST.min(piece.len())).unwrap_or_default().to_vec(), printable(from).to_string()));
         }
@@ -163,6 +167,12 @@ struct Pass {
 impl Pass {
     /// Over what `dev` stores of `ranges` (start to end).
     fn of(needles: &Needles, dev: &dyn ReadAt, ranges: &[(u64, u64)]) -> Result<Pass> {
+        // What is in memory needs no reading ahead: the system would do that into holes, and fill memory with their zeros.
+        if let Some(file) = dev.as_file()
+            && sys::cached_bytes(file.file(), 0, file.len()).is_ok_and(|cached| cached >= file.allocated() / 2)
+        {
+            sys::no_readahead(file.file());
+        }
         let mut pieces: Vec<(u64, u64)> = Vec::new();
         for (start, end) in ranges {
             let (mut at, end) = (*start, dev.len().min(*end));
@@ -321,8 +331,8 @@ impl Early {
     }
 }
 
-/// Threads that scan.
-fn processors() -> usize {
+/// Threads that work at once.
+pub(super) fn processors() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).min(8)
 }
 

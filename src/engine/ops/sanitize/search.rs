@@ -1,32 +1,33 @@
 //! A search for many needles at once.
 //!
-//! Runs of eight bytes of every needle, as many as a stride is long, one behind the other, go into a filter. What is searched is probed
-//! at that stride, which cannot step over them all, and where the filter says "perhaps", the needles are compared.
+//! Of every needle as many runs of four bytes as a stride is long go into a filter, one for each place that a needle may have between
+//! two probes. What is searched is probed at that stride, which cannot step over them all, and where the filter says "perhaps", the
+//! needles are compared.
 
-/// Bytes of a probe.
-const GRAM: usize = 8;
+/// Bytes of a probe. Longer ones are told better from chance, and let probes stand less far apart.
+const GRAM: usize = 4;
 /// Words of the filter: as many as the processor's nearest memory holds with room to spare.
 const WORDS: usize = 1 << 12;
 
 /// Probes made before any is looked at, so that they need not wait for each other.
 const AT_ONCE: usize = 8;
 /// Strides that the program was made for, ascending.
-const STRIDES: [usize; 6] = [9, 11, 13, 17, 25, 41];
+const STRIDES: [usize; 7] = [9, 11, 13, 15, 21, 29, 45];
 
 /// Needles, ready to be searched for. Each has at least [`GRAM`] bytes; shorter ones are not found.
 pub(super) struct Index {
     needles: Vec<Vec<u8>>,
-    /// No longer than what a needle has room for: `stride` runs of [`GRAM`] bytes, one behind the other, are known of each.
+    /// No longer than what a needle has room for: of each, `stride` runs of [`GRAM`] bytes are known.
     stride: usize,
     /// One bit for each hash.
     filter: Box<[u64; WORDS]>,
     /// The runs, the needle each is of, and where in it; ascending.
-    grams: Vec<(u64, usize, usize)>,
+    grams: Vec<(u32, usize, usize)>,
 }
 
 #[inline]
-fn gram(buf: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*buf.get(at..)?.first_chunk::<GRAM>()?))
+fn gram(buf: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*buf.get(at..)?.first_chunk::<GRAM>()?))
 }
 
 impl Index {
@@ -36,10 +37,9 @@ impl Index {
         let shortest = long().map(|(_, needle)| needle.len()).min().unwrap_or(GRAM);
         let stride = shortest - GRAM + 1;
         let stride = STRIDES.into_iter().rfind(|s| *s <= stride).unwrap_or(stride);
-        let mut grams: Vec<(u64, usize, usize)> = Vec::new();
+        let mut grams: Vec<(u32, usize, usize)> = Vec::new();
         for (n, needle) in long() {
-            let first = telling(needle, stride);
-            grams.extend((first..first + stride).filter_map(|at| Some((gram(needle, at)?, n, at))));
+            grams.extend((0..stride).filter_map(|place| telling(needle, place, stride)).map(|(g, at)| (g, n, at)));
         }
         grams.sort_unstable();
         let mut filter = Box::new([0; WORDS]);
@@ -61,9 +61,10 @@ impl Index {
             9 => self.quick::<9>(buf, &mut hit),
             11 => self.quick::<11>(buf, &mut hit),
             13 => self.quick::<13>(buf, &mut hit),
-            17 => self.quick::<17>(buf, &mut hit),
-            25 => self.quick::<25>(buf, &mut hit),
-            41 => self.quick::<41>(buf, &mut hit),
+            15 => self.quick::<15>(buf, &mut hit),
+            21 => self.quick::<21>(buf, &mut hit),
+            29 => self.quick::<29>(buf, &mut hit),
+            45 => self.quick::<45>(buf, &mut hit),
             _ => 0,
         };
         self.probe(buf, done, buf.len(), &mut hit);
@@ -77,7 +78,7 @@ impl Index {
         for part in buf.as_chunks::<STRIDE>().0.as_chunks::<AT_ONCE>().0 {
             let mut any = 0;
             for g in part.iter().filter_map(|c| c.first_chunk::<GRAM>()) {
-                any |= perhaps(filter, u64::from_le_bytes(*g));
+                any |= perhaps(filter, u32::from_le_bytes(*g));
             }
             if any & 1 != 0 {
                 self.probe(buf, at, at + AT_ONCE * STRIDE, hit);
@@ -102,7 +103,7 @@ impl Index {
     /// Compares the needles that hold the run `g`, which is at `at`.
     #[cold]
     #[inline(never)]
-    fn compare(&self, buf: &[u8], at: usize, g: u64, hit: &mut impl FnMut(usize, usize)) {
+    fn compare(&self, buf: &[u8], at: usize, g: u32, hit: &mut impl FnMut(usize, usize)) {
         let from = self.grams.partition_point(|(known, _, _)| *known < g);
         for (_, n, within) in self.grams.iter().skip(from).take_while(|(known, _, _)| *known == g) {
             let start = at.wrapping_sub(*within);
@@ -115,26 +116,27 @@ impl Index {
     }
 }
 
-/// Where in `needle` the runs of [`GRAM`] bytes begin that are looked for, as many as `stride`: where the least telling of them says most.
-/// Eight spaces or zeros are everywhere.
-fn telling(needle: &[u8], stride: usize) -> usize {
-    let distinct = |g: &[u8]| g.iter().enumerate().filter(|(i, b)| !g.iter().take(*i).any(|o| o == *b)).count();
-    let told: Vec<usize> = needle.windows(GRAM).map(distinct).collect();
-    let least = |runs: &[usize]| runs.iter().min().copied().unwrap_or(0);
-    // The first of the best.
-    told.windows(stride).enumerate().rev().max_by_key(|(_, runs)| least(runs)).map_or(0, |(at, _)| at)
+/// Of the runs of [`GRAM`] bytes in `needle` that a probe meets at every `stride` from `place` on, the one that says most, and where it
+/// is: spaces or zeros are everywhere.
+fn telling(needle: &[u8], place: usize, stride: usize) -> Option<(u32, usize)> {
+    let distinct = |at: &usize| {
+        let g = needle.get(*at..*at + GRAM).unwrap_or_default();
+        g.iter().enumerate().filter(|(i, b)| !g.iter().take(*i).any(|o| o == *b)).count()
+    };
+    let at = (place..=needle.len() - GRAM).step_by(stride).max_by_key(distinct)?;
+    Some((gram(needle, at)?, at))
 }
 
 /// The word of the filter that the run `g` has, and the bit in it.
 #[inline]
-fn place(g: u64) -> (usize, u32) {
-    let hash = g.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ((hash >> (64 - WORDS.ilog2())) as usize, (hash >> (58 - WORDS.ilog2())) as u32 & 63)
+fn place(g: u32) -> (usize, u32) {
+    let hash = g.wrapping_mul(0x9e37_79b1);
+    ((hash >> (32 - WORDS.ilog2())) as usize, (hash >> (26 - WORDS.ilog2())) & 63)
 }
 
 /// Its lowest bit says whether a needle may hold the run `g`.
 #[inline]
-fn perhaps(filter: &[u64; WORDS], g: u64) -> u64 {
+fn perhaps(filter: &[u64; WORDS], g: u32) -> u64 {
     let (word, bit) = place(g);
     filter.get(word).map_or(0, |w| w >> bit)
 }

@@ -3,7 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use super::scan::processors;
 use crate::engine::chain::Disk;
 use crate::engine::error::Result;
 use crate::engine::guest::fs::{FileType, GuestFs, Node};
@@ -43,7 +45,7 @@ pub(super) fn whose(disk: &Arc<Disk>, asked: &[Asked<'_>]) -> Result<Vec<(String
         let Some(fs) = mounts.first().map(|m| m.fs.as_ref()).filter(|_| !within.is_empty()) else { continue };
         within.sort_unstable();
         let owners = owners(fs, asked, &within)?;
-        let names = names(&mounts, &owners)?;
+        let names = names(&mounts, &owners);
         for (_, i) in within {
             let Some(told) = told.get_mut(i) else { continue };
             *told = match owners.files.get(&i) {
@@ -78,18 +80,18 @@ fn volume_at(guest: &Guest, at: u64) -> std::result::Result<(usize, u64), String
 struct Owners {
     /// The file of each byte that has one, by the number of what was asked.
     files: HashMap<usize, Node>,
-    /// All folders.
-    folders: HashSet<Node>,
+    /// All folders, as they lie on the volume.
+    folders: Vec<Node>,
 }
 
 /// The files that have the bytes `within` the volume (ascending, and which of those asked each is), or that keep what is wanted there
 /// in their inodes.
 fn owners(fs: &dyn GuestFs, asked: &[Asked<'_>], within: &[(u64, usize)]) -> Result<Owners> {
-    let mut out = Owners { files: HashMap::new(), folders: HashSet::new() };
+    let mut out = Owners { files: HashMap::new(), folders: Vec::new() };
     let mut inline = Vec::new();
     fs.each_stored(&mut |stored| {
         match stored.kind {
-            FileType::Folder if out.folders.len() < MOST => drop(out.folders.insert(stored.node)),
+            FileType::Folder if out.folders.len() < MOST => out.folders.push(stored.node),
             FileType::File if stored.places.is_empty() && (1..INLINE).contains(&stored.size) && inline.len() < MOST => {
                 inline.push((stored.node, stored.size));
             }
@@ -116,32 +118,83 @@ fn owners(fs: &dyn GuestFs, asked: &[Asked<'_>], within: &[(u64, usize)]) -> Res
     Ok(out)
 }
 
-/// The paths of the files that `owners` names, as the guest sees them through `mounts`.
-fn names(mounts: &[&Mount], owners: &Owners) -> Result<HashMap<Node, String>> {
-    let mut left: HashSet<Node> = owners.files.values().copied().collect();
+/// The paths of the files that `owners` names, as the guest sees them through `mounts`, which are of one filesystem.
+fn names(mounts: &[&Mount], owners: &Owners) -> HashMap<Node, String> {
+    let Some(fs) = mounts.first().map(|m| m.fs.as_ref()) else { return HashMap::new() };
+    let mut folders = owners.folders.clone();
+    folders.sort_unstable();
+    let wanted: HashSet<Node> = owners.files.values().copied().collect();
+    let Held { mut above, names } = held(fs, &folders, &wanted);
+    above.sort_unstable();
     let mut out = HashMap::new();
-    for mount in mounts {
-        let mut todo: Vec<(Node, String)> = vec![(mount.root, printable_bytes(&mount.at).to_string())];
-        let mut seen = HashSet::new();
-        while !left.is_empty()
-            && let Some((folder, path)) = todo.pop()
-        {
-            if !seen.insert(folder) || seen.len() > MOST {
-                continue;
-            }
-            for e in mount.fs.list(folder)? {
-                let wanted = left.remove(&e.node);
-                if !wanted && !owners.folders.contains(&e.node) {
-                    continue;
-                }
-                let name = format!("{path}/{}", printable_bytes(&e.name));
-                if wanted {
-                    out.insert(e.node, name);
-                } else {
-                    todo.push((e.node, name));
-                }
-            }
+    for (node, (folder, name)) in names {
+        if let Some(way) = mounts.iter().find_map(|m| way(m, folder, &above)) {
+            out.insert(node, format!("{way}/{}", printable_bytes(&name)));
         }
     }
-    Ok(out)
+    out
+}
+
+/// What folders hold.
+#[derive(Default)]
+struct Held {
+    /// Folders, and the folder that holds each.
+    above: Vec<(Node, Node)>,
+    /// Of files that are wanted, the folder that holds each and its name there.
+    names: HashMap<Node, (Node, Vec<u8>)>,
+}
+
+/// What `folders` (ascending) hold of themselves and of what is `wanted`, read by every processor there is. One that cannot be read is
+/// left out.
+fn held(fs: &dyn GuestFs, folders: &[Node], wanted: &HashSet<Node>) -> Held {
+    const AT_ONCE: usize = 64;
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut out = Held::default();
+        while let Some(some) = folders.chunks(AT_ONCE).nth(next.fetch_add(1, Relaxed)) {
+            for folder in some {
+                let _ = fs.each_name(*folder, &mut |name, node| {
+                    if wanted.contains(&node) {
+                        out.names.insert(node, (*folder, name.to_vec()));
+                    } else if folders.binary_search(&node).is_ok() {
+                        out.above.push((node, *folder));
+                    }
+                });
+            }
+        }
+        out
+    };
+    std::thread::scope(|s| {
+        let others: Vec<_> = (1..processors().min(folders.len() / AT_ONCE)).map(|_| s.spawn(work)).collect();
+        let mut all = work();
+        for part in others.into_iter().filter_map(|t| t.join().ok()) {
+            all.above.extend(part.above);
+            all.names.extend(part.names);
+        }
+        all
+    })
+}
+
+/// The path of `folder` as it is seen through `mount`, without a slash at its end; `above` tells of each folder which one holds it.
+fn way(mount: &Mount, folder: Node, above: &[(Node, Node)]) -> Option<String> {
+    let (mut at, mut names) = (folder, Vec::new());
+    while at != mount.root {
+        let holds = above.get(above.binary_search_by_key(&at, |(node, _)| *node).ok()?)?.1;
+        let mut name = None;
+        let mut met = |n: &[u8], node| {
+            if node == at {
+                name = Some(n.to_vec());
+            }
+        };
+        mount.fs.each_name(holds, &mut met).ok()?;
+        names.push(name?);
+        // In a circle, the way becomes longer than there are folders.
+        if names.len() > above.len() {
+            return None;
+        }
+        at = holds;
+    }
+    let path =
+        names.iter().rev().fold(printable_bytes(&mount.at).to_string(), |path, n| format!("{path}/{}", printable_bytes(n)));
+    Some(path)
 }
