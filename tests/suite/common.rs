@@ -1,8 +1,11 @@
 //! What every subject needs: a folder of its own, the oracles, the program under test.
 #![allow(dead_code, unreachable_pub)]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use cowshed::engine::guest::fs::{FileType, GuestFs, Node};
 
 /// A folder that goes away with the test.
 pub fn dir() -> tempfile::TempDir {
@@ -235,4 +238,35 @@ pub fn every_failure<T>(
             }
         }
     }
+}
+
+/// Who goes through all inodes of `fs` meets what a walk from its root meets, and each folder's names whichever way they are asked for.
+pub fn stored_as_walked(fs: &dyn GuestFs) {
+    let mut stored = BTreeMap::new();
+    fs.each_stored(&mut |s| {
+        let known = stored.insert(s.node, (s.kind, s.size, s.places.to_vec()));
+        assert!(known.is_none(), "inode {} is met twice", s.node);
+    })
+    .unwrap();
+    let (mut todo, mut seen) = (vec![fs.root()], BTreeSet::new());
+    while let Some(node) = todo.pop().filter(|_| seen.len() < 1_000_000) {
+        if !seen.insert(node) {
+            continue;
+        }
+        let stat = fs.stat(node).unwrap();
+        let (kind, size, places) = stored.get(&node).unwrap_or_else(|| panic!("inode {node} is not met"));
+        assert_eq!(*kind, stat.kind, "inode {node}");
+        if stat.kind == FileType::File {
+            assert_eq!((*size, places), (stat.size, &fs.extents(node).unwrap_or_default()), "inode {node}");
+        } else if stat.kind == FileType::Folder {
+            let listed: BTreeSet<(Vec<u8>, Node)> = fs.list(node).unwrap().into_iter().map(|e| (e.name, e.node)).collect();
+            let mut named = BTreeSet::new();
+            fs.each_name(node, &mut |name, to| drop(named.insert((name.to_vec(), to)))).unwrap();
+            assert_eq!(named, listed, "folder {node}");
+            todo.extend(listed.iter().map(|(_, node)| *node));
+        }
+    }
+    // The list of orphans (ext) and what describes a realtime section (XFS, two) have no names.
+    let nameless = stored.keys().filter(|node| !seen.contains(node)).count();
+    assert!(nameless <= 2, "{nameless} inodes without a name are met");
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cowshed::engine::guest::fs::{self, FileType, GuestFs, Node};
 use cowshed::engine::io::file::FileDevice;
 
-use crate::common::{dir, noise, run, s, text};
+use crate::common::{dir, noise, run, s, stored_as_walked, text};
 
 /// Path -> what is there: `dir`, `-> target`, or the content.
 type Tree = BTreeMap<String, Vec<u8>>;
@@ -35,6 +35,7 @@ fn walk(fs: &dyn GuestFs, node: Node, at: &str, out: &mut Tree) {
 
 fn tree(image: &Path) -> Tree {
     let fs = fs::open(Arc::new(FileDevice::open(image).unwrap())).unwrap();
+    stored_as_walked(fs.as_ref());
     let mut out = Tree::new();
     walk(fs.as_ref(), fs.root(), "", &mut out);
     out.remove("/lost+found");

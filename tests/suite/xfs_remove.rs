@@ -14,7 +14,7 @@ use cowshed::engine::io::file::FileDevice;
 use cowshed::engine::io::{Device, WriteDevice};
 use rustix::fs::{CWD, FallocateFlags, FileType, Mode, XattrFlags};
 
-use crate::common::{dir, noise, run, s};
+use crate::common::{dir, noise, run, s, stored_as_walked};
 use crate::guest_remove::{places, removals, removed};
 use crate::guest_write::{Tree, complaints, make_xfs, tree};
 
@@ -154,7 +154,9 @@ fn chosen(dice: &mut Dice, before: &Tree, percent: u64) -> BTreeSet<String> {
 
 /// Removes `wanted` of the filesystem in `image`, and lets the kernel use what is left.
 fn taken_out(image: &Path, at: &Path, what: &str, wanted: &BTreeSet<String>) {
-    let before = tree(Arc::new(FileDevice::open(image).unwrap()));
+    let dev: Arc<FileDevice> = Arc::new(FileDevice::open(image).unwrap());
+    stored_as_walked(cowshed::engine::guest::fs::open(dev.clone()).unwrap().as_ref());
+    let before = tree(dev);
     // A folder stays when anything in it does.
     let stays: Vec<&str> = before
         .iter()

@@ -306,11 +306,11 @@ impl JobContext {
     // The runner's side.
 
     /// Asks it to pause.
-    pub(super) fn ask_pause(&self) {
+    pub(in crate::engine) fn ask_pause(&self) {
         self.inner.flags.fetch_or(PAUSE, SeqCst);
     }
     /// Lets it go on.
-    pub(super) fn ask_resume(&self) {
+    pub(in crate::engine) fn ask_resume(&self) {
         let _gate = lock(&self.inner.gate);
         self.inner.flags.fetch_and(!PAUSE, SeqCst);
         self.inner.wake.notify_all();

@@ -96,7 +96,7 @@ impl Ext {
         let block = u64::from(self.fs.sb.block_size());
         let blocks = inode.size.div_ceil(block.max(1));
         if inode.has_extents() {
-            return Ok(self.stored(&self.tree(&inode.block)?, unwritten));
+            return Ok(self.stored(&self.tree(&inode.block)?, unwritten).collect());
         }
         let mut out: Vec<FileExtent> = Vec::new();
         let stored = inode.blocks.saturating_mul(512).div_ceil(block.max(1));

@@ -4,11 +4,12 @@
 //! end. The crate has an audit too, which looks at names and counts only, and takes ten times as long.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use super::Ext;
 use super::ext::{free_blocks, metadata};
 use super::ext_folder::names_in;
-use super::ext_inodes::{EXTENTS, INLINE, LEVELS, ROOT, VALUE, leaf};
+use super::ext_inodes::{EXTENTS, INLINE, LEVELS, ROOT, VALUE, is_whole, leaf};
 use crate::engine::error::Result;
 use crate::engine::io::bytes::{le16, le32};
 use crate::engine::units::printable_bytes;
@@ -33,6 +34,8 @@ pub(super) fn check(ext: &Ext) -> Result<Vec<String>> {
         shared: HashSet::new(),
         inodes: Vec::new(),
         folders: Vec::new(),
+        runs: Vec::new(),
+        last: 0,
         found: Vec::new(),
     };
     if sb.last_orphan != 0 {
@@ -63,8 +66,8 @@ struct Folder {
     ino: u64,
     generation: u32,
     indexed: bool,
-    /// Its blocks in order, as runs; `None` when its names are in the inode.
-    runs: Option<Vec<(u64, u64)>>,
+    /// Its blocks in order: which of all folders' runs; `None` when its names are in the inode.
+    runs: Option<Range<usize>>,
 }
 
 struct Owners<'a> {
@@ -78,6 +81,10 @@ struct Owners<'a> {
     /// In ascending order.
     inodes: Vec<Seen>,
     folders: Vec<Folder>,
+    /// Blocks of all folders: the first, and how many.
+    runs: Vec<(u64, u64)>,
+    /// Where the last inode that was looked for is in the list: names that stand together mostly lead to inodes that do.
+    last: usize,
     found: Vec<String>,
 }
 
@@ -99,7 +106,7 @@ impl Owners<'_> {
             return Ok(());
         }
         let generation = le32(raw, 100).unwrap_or(0);
-        if !self.ext.fs.csum.verify_inode(ino as u32, generation, raw) {
+        if !is_whole(&self.ext.fs.csum, ino as u32, raw) {
             self.tell(ino, "its checksum is wrong");
         }
         // Values of attributes and the list of orphans have no name.
@@ -130,9 +137,9 @@ impl Owners<'_> {
                 self.tell(ino, "a folder that is longer than its blocks");
             }
             // Nodes of its tree are no names.
-            let runs =
-                self.claims.iter().skip(from).filter(|(b, _, _)| !self.nodes.contains(b)).map(|(b, n, _)| (*b, *n)).collect();
-            self.folders.push(Folder { ino, generation, indexed, runs: Some(runs) });
+            let (first, nodes) = (self.runs.len(), &self.nodes);
+            self.runs.extend(self.claims.iter().skip(from).filter(|(b, _, _)| !nodes.contains(b)).map(|(b, n, _)| (*b, *n)));
+            self.folders.push(Folder { ino, generation, indexed, runs: Some(first..self.runs.len()) });
         } else if size.div_ceil(block) > 1 << 32 {
             self.tell(ino, "a file longer than any can be");
         }
@@ -145,9 +152,10 @@ impl Owners<'_> {
         let (mut parents, mut below): (HashMap<u64, u64>, HashMap<u64, Vec<u64>>) = (HashMap::new(), HashMap::new());
         let total = self.ext.fs.sb.blocks_count;
         let mut bytes = Vec::new();
+        let runs = std::mem::take(&mut self.runs);
         for folder in std::mem::take(&mut self.folders) {
             let ino = folder.ino;
-            let Some(runs) = &folder.runs else {
+            let Some(runs) = folder.runs.and_then(|r| runs.get(r)) else {
                 for e in self.ext.entries(ino)? {
                     self.name(ino, &e.name, e.node, &mut parents, &mut below);
                 }
@@ -198,7 +206,9 @@ impl Owners<'_> {
     }
 
     fn name(&mut self, dir: u64, name: &[u8], node: u64, parents: &mut HashMap<u64, u64>, below: &mut HashMap<u64, Vec<u64>>) {
-        let at = self.inodes.binary_search_by_key(&node, |s| s.ino).ok();
+        let next = Some(self.last + 1).filter(|at| self.inodes.get(*at).is_some_and(|s| s.ino == node));
+        let at = next.or_else(|| self.inodes.binary_search_by_key(&node, |s| s.ino).ok());
+        self.last = at.unwrap_or(self.last);
         let Some(seen) = at.and_then(|at| self.inodes.get_mut(at)) else {
             self.tell(dir, &format!("'{}' leads to inode {node}, which is not in use", printable_bytes(name)));
             return;

@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 
+use fs_ext4::checksum::{Checksummer, linux_crc32c};
+
 use super::ext::Ext;
 use super::{FileExtent, FileType, Stored};
 use crate::engine::error::{Error, Result};
-use crate::engine::io::bytes::{le16, le32};
+use crate::engine::io::bytes::{le16, le32, put};
 
 /// Bytes of an inode table read at a time.
 const PIECE: u64 = 32 << 10;
@@ -66,20 +68,25 @@ impl Ext {
     /// Calls `visit` with every file, folder, link and so on: what it is, and where it lies.
     pub(super) fn each_stored(&self, visit: &mut dyn FnMut(&Stored<'_>)) -> Result<()> {
         let first = self.first_file();
+        let (mut seen, mut leaves, mut places) = (HashSet::new(), Vec::new(), Vec::new());
         self.each_inode(|node, raw| {
             let (mode, links, flags) = (le16(raw, 0).unwrap_or(0), le16(raw, 26).unwrap_or(0), le32(raw, 32).unwrap_or(0));
             if links == 0 || flags & VALUE != 0 || (node < first && node != ROOT) {
                 return Ok(());
             }
             let kind = FileType::of_mode(u32::from(mode));
-            let mut places = Vec::new();
+            places.clear();
             if kind == FileType::File && flags & INLINE == 0 {
-                let map = raw.get(40..100).unwrap_or_default();
-                places = match flags & EXTENTS != 0 {
-                    true => self.tree(map).map(|all| self.stored(&all, false)),
-                    false => self.places(node, false),
+                if flags & EXTENTS != 0 {
+                    seen.clear();
+                    leaves.clear();
+                    let map = raw.get(40..100).unwrap_or_default();
+                    if self.tree_node(map, None, &mut seen, &mut leaves).is_ok() {
+                        places.extend(self.stored(&leaves, false));
+                    }
+                } else {
+                    places.extend(self.places(node, false).unwrap_or_default());
                 }
-                .unwrap_or_default();
             }
             let high = if kind == FileType::File { u64::from(le32(raw, 108).unwrap_or(0)) << 32 } else { 0 };
             let size = u64::from(le32(raw, 4).unwrap_or(0)) | high;
@@ -99,14 +106,14 @@ impl Ext {
     }
 
     /// Extents in bytes; with `unwritten` also what is reserved and was never written.
-    pub(super) fn stored(&self, all: &[Leaf], unwritten: bool) -> Vec<FileExtent> {
+    pub(super) fn stored(&self, all: &[Leaf], unwritten: bool) -> impl Iterator<Item = FileExtent> {
         let block = u64::from(self.fs.sb.block_size());
-        let bytes = |&(logical, place, len, _): &Leaf| FileExtent {
+        let bytes = move |&(logical, place, len, _): &Leaf| FileExtent {
             offset: logical * block,
             place: place.saturating_mul(block),
             len: len * block,
         };
-        all.iter().filter(|(_, _, _, written)| unwritten || *written).map(bytes).collect()
+        all.iter().filter(move |(_, _, _, written)| unwritten || *written).map(bytes)
     }
 
     fn tree_node(&self, node: &[u8], level: Option<u16>, seen: &mut HashSet<u64>, out: &mut Vec<Leaf>) -> Result<()> {
@@ -135,6 +142,23 @@ impl Ext {
     }
 }
 
+/// True when the checksum in an inode, number `ino`, is that of its bytes; of a filesystem without checksums it always is.
+pub(super) fn is_whole(csum: &Checksummer, ino: u32, raw: &[u8]) -> bool {
+    const MOST: usize = 1024;
+    let mut all = [0; 8 + MOST];
+    // Inodes are smaller; the crate copies each, and sums it up in four parts.
+    let (Some(bytes), Some(generation)) = (all.get_mut(..8 + raw.len()), raw.get(100..104)) else {
+        return csum.verify_inode(ino, le32(raw, 100).unwrap_or(0), raw);
+    };
+    let _ = put(bytes, 0, &ino.to_le_bytes()) && put(bytes, 4, generation) && put(bytes, 8, raw);
+    // The upper half lies behind the first 128 bytes, where the inode says that it is so long.
+    let long = raw.len() > 128 && le16(raw, 128).is_some_and(|extra| extra >= 4);
+    let _ = put(bytes, 8 + 124, &[0; 2]) && (!long || put(bytes, 8 + 130, &[0; 2]));
+    let sum = linux_crc32c(csum.seed, bytes);
+    let (low, high) = (le16(raw, 124).map(u32::from), le16(raw, 130).map(u32::from));
+    !csum.enabled || (low == Some(sum & 0xffff) && (!long || high == Some(sum >> 16)))
+}
+
 /// An extent: the first block in the file, on the volume, how many, and whether they were ever written.
 pub(super) type Leaf = (u64, u64, u64, bool);
 
@@ -144,4 +168,37 @@ pub(super) fn leaf(e: &[u8]) -> Option<Leaf> {
     let place = u64::from(le32(e, 8)?) | u64::from(le16(e, 6)?) << 32;
     // Longer than 32768: reserved, and not yet written.
     Some(if len > 0x8000 { (logical, place, len - 0x8000, false) } else { (logical, place, len, true) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Beside the crate's own, with the right sum in it and with any.
+        #[test]
+        fn an_inode_is_whole_when_the_crate_says_so(
+            mut raw in prop::sample::select(vec![128usize, 256, 512, 1024, 2048]).prop_flat_map(|n| prop::collection::vec(any::<u8>(), n)),
+            ino in 1u32..5000,
+            seed: u32,
+            extra in 0u16..40,
+            right in prop::sample::select(vec![true, true, false]),
+            enabled in prop::sample::select(vec![true, true, true, false]),
+        ) {
+            let csum = Checksummer { seed, enabled };
+            if raw.len() > 128 {
+                raw[128..130].copy_from_slice(&extra.to_le_bytes());
+            }
+            let generation = le32(&raw, 100).unwrap();
+            if let Some((low, high)) = csum.compute_inode_checksum(ino, generation, &raw).filter(|_| right) {
+                raw[124..126].copy_from_slice(&low.to_le_bytes());
+                if raw.len() > 128 && extra >= 4 {
+                    raw[130..132].copy_from_slice(&high.to_le_bytes());
+                }
+                prop_assert!(is_whole(&csum, ino, &raw));
+            }
+            prop_assert_eq!(is_whole(&csum, ino, &raw), csum.verify_inode(ino, generation, &raw));
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The inodes of an XFS filesystem that are in use, chunk by chunk as they lie on the volume: for whoever asks about all of them.
 
 use fs_xfs::Superblock;
+use fs_xfs::extent::{EXTENT_RECORD_SIZE, Extent};
 use fs_xfs::inode_btree::{INODES_PER_CHUNK, InodeChunk, Trees};
 
 use super::xfs::Xfs;
@@ -31,24 +32,26 @@ impl Xfs {
     fn chunk(&self, ag: u32, chunk: &InodeChunk, bytes: &[u8], visit: &mut dyn FnMut(&Stored<'_>)) {
         let sb = self.fs.superblock();
         let block = u64::from(sb.blocksize);
+        let mut places = Vec::new();
         let inodes = (0..INODES_PER_CHUNK).zip(bytes.chunks_exact(usize::from(sb.inodesize)));
         for (n, raw) in inodes.filter(|(n, _)| chunk.exists(*n) && !chunk.is_free(*n)) {
             let node = sb.join_ino(ag, chunk.startino.saturating_add(u32::from(n)));
             let Some(inode) = Core::of(raw) else { continue };
             let kind = FileType::of_mode(u32::from(inode.mode));
-            let places = match inode.format {
+            places.clear();
+            match inode.format {
                 EXTENTS if kind == FileType::File => {
-                    let all = fs_xfs::extent::parse_list(inode.fork, inode.extents).unwrap_or_default();
-                    let place = |e: &fs_xfs::extent::Extent| FileExtent {
+                    let place = |e: Extent| FileExtent {
                         offset: e.startoff.saturating_mul(block),
                         place: sb.fsblock_offset(e.startblock),
                         len: e.blockcount.saturating_mul(block),
                     };
-                    all.iter().filter(|e| !e.unwritten).map(place).collect()
+                    let all = inode.fork.chunks_exact(EXTENT_RECORD_SIZE).take(inode.extents as usize);
+                    places.extend(all.filter_map(|e| Extent::parse(e).ok()).filter(|e| !e.unwritten).map(place));
                 }
-                BTREE if kind == FileType::File => self.places(node, false).unwrap_or_default(),
-                _ => Vec::new(),
-            };
+                BTREE if kind == FileType::File => places.extend(self.places(node, false).unwrap_or_default()),
+                _ => {}
+            }
             visit(&Stored { node, kind, size: inode.size, places: &places });
         }
     }

@@ -13,6 +13,7 @@ mod commit;
 mod copy;
 mod edit;
 mod marker;
+mod needles;
 mod outlook;
 mod prepare;
 mod ready;
@@ -29,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use outlook::{Kept, Outlook, kept, kept_of, outlook};
 pub use report::{Entry, Report, Shown, State, UndoFile};
-pub use scan::{Residue, Scanned};
+pub use residue::{Residue, Scanned};
 
 use prepare::{Prepared, Wish, prepare};
 use ready::Ready;
@@ -478,20 +479,22 @@ impl Sanitize {
     }
 
     /// The scan at the end, and the report.
-    fn close(&self, mut prepared: Prepared, seen: (&Early, &Written), job: &JobContext) -> Result<Outcome> {
+    fn close(&self, prepared: Prepared, seen: (&Early, &Written), job: &JobContext) -> Result<Outcome> {
         let spec = &self.spec;
         job.progress.set_phase("looking for what was removed");
         let mut made = SanitizeSpec { image: prepared.report.image.clone(), ..spec.clone() };
         if spec.target.is_some() {
             made.format = None;
         }
-        prepared.report.scan = Some(residue::look(&made, &prepared.needles, seen, job)?);
-        for o in &mut prepared.report.operations {
+        // What was planned on is of no more use, and takes memory.
+        let Prepared { mut report, needles, .. } = prepared;
+        report.scan = Some(residue::look(&made, &needles, seen, job)?);
+        for o in &mut report.operations {
             if o.state == State::Planned {
                 o.state = State::Done;
             }
         }
-        let r = &prepared.report;
+        let r = &report;
         let summary = match (r.is_empty(), r.failed()) {
             (true, _) => format!("{}: there was nothing to do", r.image.display()),
             (_, true) => format!("{} is sanitised, but some of what was removed is still in its bytes", r.image.display()),

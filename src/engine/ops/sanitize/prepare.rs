@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::edit::{Target, apply};
+use super::needles::Needles;
 use super::refuse::{blame, changed_fats, is_fat, refuse};
 use super::report::{Entry, Report, Shown, State, diff, word};
-use super::scan::{Needles, Scanning};
+use super::scan::Scanning;
 use crate::engine::chain::Disk;
 use crate::engine::error::{Context, Error, ErrorKind, Result};
+use crate::engine::format::Format;
 use crate::engine::guest::fs::{self, FileType, GuestFs, Scrubbed, Traces};
 use crate::engine::guest::recognise::FsKind;
 use crate::engine::guest::sanitize::find::Survey;
@@ -131,9 +133,13 @@ pub(super) fn prepare(disk: &Arc<Disk>, wish: &Wish<'_>, job: &JobContext) -> Re
     }
     // Its readers keep what they read in memory.
     drop(guest);
+    let changed = draft.changes();
+    if let Some(scanning) = scanning.as_ref().filter(|_| disk.layers().first().is_some_and(|l| l.format() == Format::Raw)) {
+        let soon = Set::of(changed.iter().map(|(at, n, _)| (*at, at + n)));
+        disk.files(0).iter().for_each(|f| scanning.leave(f, &soon));
+    }
     job.progress.set_phase("verifying the plan");
     verify(&draft, wish, &volumes, &mut report, job)?;
-    let changed = draft.changes();
     let free = Set::of(free.values().flat_map(Set::iter).chain(unsaved));
     let touched = Set::of(changed.iter().filter(|c| c.2 != Changed::Stamped).map(|(at, n, _)| (*at, at + n))).without(&free);
     let sum = |zero: bool| changed.iter().filter(|c| (c.2 == Changed::Zero) == zero).map(|c| c.1).sum();
@@ -333,7 +339,7 @@ fn verify(draft: &Arc<Draft>, wish: &Wish<'_>, volumes: &[usize], report: &mut R
 /// No operation finds anything left to do.
 fn nothing_left(guest: &Guest, wish: &Wish<'_>, report: &mut Report, defect: &dyn Fn(String) -> Error) -> Result<()> {
     let survey = Survey::new(guest);
-    for (operation, entry) in wish.operations.iter().zip(&mut report.operations) {
+    for (operation, entry) in wish.operations.iter().zip(&mut report.operations).filter(|(o, _)| !o.reports_only) {
         let left = (operation.find)(&survey).op(operation.id)?;
         for c in &left.changes {
             // A folder that something else was left in, or a file on a filesystem that is not written.

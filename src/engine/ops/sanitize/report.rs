@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::scan::Scanned;
+use super::residue::Scanned;
 use crate::engine::guest::sanitize::Edit;
 use crate::engine::units::printable_bytes;
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::SanitizeSpec;
-use super::scan::{Early, Hits, Needles, Residue, Scanned};
+use super::needles::Needles;
+use super::scan::{Early, Hits};
 use super::whose::{Asked, whose};
 use crate::engine::chain::Disk;
 use crate::engine::error::Result;
@@ -13,6 +14,51 @@ use crate::engine::io::watched::Written;
 use crate::engine::job::JobContext;
 use crate::engine::model::Kind;
 use crate::engine::units::printable;
+
+/// A needle found.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Residue {
+    /// The guest's file it is from.
+    pub from: String,
+    /// Byte in the file that was scanned, of the first.
+    pub offset: u64,
+    /// How many pieces of it lie there.
+    pub count: u64,
+    /// Which file was scanned.
+    pub file: String,
+    /// What lies there: a file that is kept, a snapshot, or nothing that should hold it.
+    pub place: String,
+    /// It lies where nothing of it should be.
+    pub residue: bool,
+}
+
+impl Residue {
+    /// It lies where nothing of it should be.
+    pub fn is_residue(&self) -> bool {
+        self.residue
+    }
+}
+
+/// What a scan found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Scanned {
+    /// Pieces of removed content looked for.
+    pub needles: usize,
+    /// Bytes looked through.
+    pub bytes: u64,
+    /// Where some were found.
+    pub found: Vec<Residue>,
+}
+
+impl Scanned {
+    /// Adds a find; those of one file in one place are counted together.
+    pub(super) fn add(&mut self, find: Residue) {
+        match self.found.iter_mut().find(|f| f.from == find.from && f.place == find.place && f.file == find.file) {
+            Some(known) => known.count += 1,
+            None => self.found.push(find),
+        }
+    }
+}
 
 /// Scans the image of `spec`: every host file of its top layer, and what is compressed in it. `early` was found before what `written`
 /// names was written.

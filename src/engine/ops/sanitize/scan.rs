@@ -1,139 +1,27 @@
-//! The byte scan: is any of what was removed still in the image's bytes? Of each removed content a few places are looked for.
+//! The byte scan: is any of what was removed still in the image's bytes?
 //!
 //! It begins while the change is still being planned, as little of the image is written ([`Scanning`]); where it was written it is
 //! scanned again ([`Early`]).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
+use super::needles::{LONGEST, Needles};
 use super::search::Index;
-use crate::engine::spans::Set;
-
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::io::file::FileId;
 use crate::engine::io::watched::Written;
 use crate::engine::io::{Device, ReadAt, sys};
 use crate::engine::job::JobContext;
-use crate::engine::units::printable;
+use crate::engine::spans::Set;
 
-/// Bytes of a needle, at least: shorter ones are found everywhere.
-pub(super) const SHORTEST: usize = 16;
-/// Bytes of a needle, at most.
-const LONGEST: usize = 48;
-/// Needles of one file, and in all.
-const PER_FILE: usize = 4;
-const MOST: usize = 1000;
 /// Bytes read at a time: they stay in the processor's own memory until they are looked through.
 const PIECE: u64 = 256 << 10;
 /// Places told, at most.
 const TOLD: usize = 20_000;
 
-/// What is looked for.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Needles {
-    /// Bytes, and the guest's file they are from.
-    list: Vec<(Vec<u8>, String)>,
-}
-
-/// A needle found.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Residue {
-    /// The guest's file it is from.
-    pub from: String,
-    /// Byte in the file that was scanned, of the first.
-    pub offset: u64,
-    /// How many pieces of it lie there.
-    pub count: u64,
-    /// Which file was scanned.
-    pub file: String,
-    /// What lies there: a file that is kept, a snapshot, or nothing that should hold it.
-    pub place: String,
-    /// It lies where nothing of it should be.
-    pub residue: bool,
-}
-
-impl Residue {
-    /// It lies where nothing of it should be.
-    pub fn is_residue(&self) -> bool {
-        self.residue
-    }
-}
-
-/// What a scan found.
-#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
-pub struct Scanned {
-    /// Pieces of removed content looked for.
-    pub needles: usize,
-    /// Bytes looked through.
-    pub bytes: u64,
-    /// Where some were found.
-    pub found: Vec<Residue>,
-}
-
-impl Scanned {
-    /// Adds a find; those of one file in one place are counted together.
-    pub(super) fn add(&mut self, find: Residue) {
-        match self.found.iter_mut().find(|f| f.from == find.from && f.place == find.place && f.file == find.file) {
-            Some(known) => known.count += 1,
-            None => self.found.push(find),
-        }
-    }
-}
-
 impl Needles {
-    /// Adds places of removed `content`, which was in the guest's file `from`.
-    pub(super) fn add(&mut self, content: &[u8], from: &str) {
-        let mut taken: Vec<&[u8]> = Vec::new();
-        let text =
-            content.iter().take(4096).all(|b| *b == b'\t' || *b == b'\n' || *b == b'\r' || (0x20..0x7f).contains(b) || *b > 0x7f);
-        if text {
-            // The most telling lines: those with the most different bytes, from the beginning, the middle and the end.
-            // Comments and the marks around a key are the same everywhere.
-            let telling = |l: &&[u8]| {
-                l.trim_ascii().len() >= SHORTEST && distinct(l) >= 8 && !l.starts_with(b"#") && !l.starts_with(b"-----")
-            };
-            let lines: Vec<&[u8]> = content.split(|b| *b == b'\n').filter(telling).collect();
-            for part in [0, lines.len() / 2, lines.len().saturating_sub(1)] {
-                let near = lines.get(part..(part + 40).min(lines.len())).unwrap_or_default();
-                taken.extend(near.iter().max_by_key(|l| distinct(l)).copied());
-            }
-            // A key, a token: one long word.
-            taken.extend(lines.iter().max_by_key(|l| l.split(|b| *b == b' ').map(<[u8]>::len).max().unwrap_or(0)).copied());
-        } else {
-            for part in [64, content.len() / 2, content.len().saturating_sub(LONGEST)] {
-                taken.extend(
-                    content.get(part..part + LONGEST.min(content.len().saturating_sub(part))).filter(|c| distinct(c) >= 12),
-                );
-            }
-        }
-        for piece in taken.into_iter().take(PER_FILE) {
-            // The end of a line tells more than its beginning, which is a date or a key that many have.
-            let piece = piece.trim_ascii();
-            let cut = piece.get(piece.len().saturating_sub(LONGEST)..).unwrap_or_default();
-            if cut.len() >= SHORTEST && self.list.len() < MOST && !self.list.iter().any(|(n, _)| n == cut) {
-                self.list.push((cut.to_vec(), printable(from).to_string()));
-            }
-        }
-    }
-
-    /// Adds exactly these bytes but for the blanks around them, when they are enough to be told from chance.
-    pub(super) fn add_exact(&mut self, piece: &[u8], from: &str) {
-        let piece = piece.trim_ascii();
-        if piece.len() >= SHORTEST && distinct(piece) >= 6 && self.list.len() < MOST {
-            self.list.push((piece.get(..LONGEST.min(piece.len())).unwrap_or_default().to_vec(), printable(from).to_string()));
-        }
-    }
-
-    /// The needles from the guest's file `from`.
-    pub(super) fn bytes_of(&self, from: &str) -> Vec<&[u8]> {
-        self.list.iter().filter(|(_, f)| f == from).map(|(n, _)| n.as_slice()).collect()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.list.len()
-    }
-
     /// Looks through what `dev` stores of `ranges` (start to end), with every processor there is. Holes are passed over.
     pub(super) fn scan(&self, dev: &dyn ReadAt, ranges: &[(u64, u64)], job: &JobContext) -> Result<Hits> {
         let (pass, never) = (Pass::of(self, dev, ranges)?, AtomicBool::new(false));
@@ -154,14 +42,26 @@ impl Needles {
 /// One pass over ranges of a file, by as many threads as have time for it.
 struct Pass {
     index: Index,
-    /// Start and end of what is read at a time.
-    pieces: Vec<(u64, u64)>,
+    /// What is read at a time.
+    pieces: Vec<Piece>,
+    /// What need not be looked through: it is going to be written.
+    doomed: OnceLock<Set>,
+    /// Pieces that were left out for that.
+    left: Mutex<Vec<(u64, u64)>>,
     /// The next piece to be read.
     next: AtomicU64,
     /// Bytes looked through.
     bytes: AtomicU64,
     /// Where needles begin, and which.
     found: Mutex<Vec<(u64, usize)>>,
+}
+
+/// A part of a file that is read at a time.
+struct Piece {
+    from: u64,
+    to: u64,
+    /// Behind it is a hole.
+    last: bool,
 }
 
 impl Pass {
@@ -173,35 +73,47 @@ impl Pass {
         {
             sys::no_readahead(file.file());
         }
-        let mut pieces: Vec<(u64, u64)> = Vec::new();
+        let mut pieces: Vec<Piece> = Vec::new();
         for (start, end) in ranges {
             let (mut at, end) = (*start, dev.len().min(*end));
             while at < end {
                 let range = dev.host_range(at, end - at)?;
                 let upto = at + range.len.clamp(1, end - at);
+                if let Some(before) = pieces.last_mut().filter(|p| range.hole && p.to == at) {
+                    before.last = true;
+                }
                 while !range.hole && at < upto {
-                    pieces.push((at, (at + PIECE).min(upto)));
+                    pieces.push(Piece { from: at, to: (at + PIECE).min(upto), last: false });
                     at += PIECE;
                 }
                 at = upto;
             }
         }
         let index = Index::new(needles.list.iter().map(|(n, _)| n.clone()).collect());
-        Ok(Pass { index, pieces, next: AtomicU64::new(0), bytes: AtomicU64::new(0), found: Mutex::default() })
+        let (next, bytes, found) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::default());
+        Ok(Pass { index, pieces, doomed: OnceLock::new(), left: Mutex::default(), next, bytes, found })
     }
 
     /// Looks through pieces that nobody has taken yet, until there are none. `stop` ends it early, and the pass is of no use then.
     fn work(&self, dev: &dyn ReadAt, job: &JobContext, stop: &AtomicBool) -> Result<()> {
         let (mut buf, len) = (vec![0; PIECE as usize + LONGEST], dev.len());
-        while let Some((from, to)) = self.pieces.get(self.next.fetch_add(1, Relaxed) as usize) {
+        while let Some(Piece { from, to, last }) = self.pieces.get(self.next.fetch_add(1, Relaxed) as usize) {
             job.checkpoint()?;
             if stop.load(Relaxed) {
                 return Ok(());
             }
-            // Into the next piece, as far as a needle that begins in this one may reach.
+            if self.doomed.get().is_some_and(|d| d.at(*from).is_some_and(|(_, end)| end >= *to)) {
+                self.left.lock().unwrap_or_else(PoisonError::into_inner).push((*from, *to));
+                continue;
+            }
+            // Into the next piece, as far as a needle that begins in this one may reach. A hole is not read: the system would make
+            // pages of it.
             let until = (to + LONGEST as u64).min(len);
+            let read = if *last { *to } else { until };
             let Some(buf) = buf.get_mut(..(until - from) as usize) else { continue };
-            dev.read_at(*from, buf)?;
+            let (part, zeros) = buf.split_at_mut((read - from) as usize);
+            zeros.fill(0);
+            dev.read_at(*from, part)?;
             self.bytes.fetch_add(to - from, Relaxed);
             let mut hits = Vec::new();
             self.index.search(buf, |at, n| {
@@ -285,6 +197,14 @@ impl Scanning {
         Ok(Scanning { files, stop, threads })
     }
 
+    /// Leaves out what is known to be written soon: `ranges` of the file `disk`.
+    pub(super) fn leave(&self, disk: &Device, ranges: &Set) {
+        let id = disk.as_file().and_then(|f| f.id().ok());
+        for (_, _, pass) in self.files.list.iter().filter(|(file, _, _)| Some(*file) == id) {
+            let _ = pass.doomed.set(ranges.clone());
+        }
+    }
+
     /// Helps with what is left, and answers what was found.
     pub(super) fn finish(mut self, job: &JobContext) -> Result<Early> {
         let mut done = self.files.work(job, &self.stop);
@@ -292,8 +212,11 @@ impl Scanning {
             done = done.and(t.join().unwrap_or_else(|_| Err(gave_up())));
         }
         done?;
-        let hits = self.files.list.iter().map(|(id, _, pass)| (*id, pass.hits(&self.files.needles)));
-        Ok(Early { files: hits.collect() })
+        let seen = |(id, _, pass): &(FileId, Device, Pass)| {
+            let left = pass.left.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            Seen { id: *id, hits: pass.hits(&self.files.needles), left }
+        };
+        Ok(Early { files: self.files.list.iter().map(seen).collect() })
     }
 }
 
@@ -309,7 +232,16 @@ impl Drop for Scanning {
 /// What a scan found while the files were being written.
 #[derive(Debug, Default)]
 pub(super) struct Early {
-    files: Vec<(FileId, Hits)>,
+    files: Vec<Seen>,
+}
+
+/// Of one file.
+#[derive(Debug)]
+struct Seen {
+    id: FileId,
+    hits: Hits,
+    /// What was left out.
+    left: Vec<(u64, u64)>,
 }
 
 impl Early {
@@ -317,12 +249,12 @@ impl Early {
     /// looked through again.
     pub(super) fn complete(&self, needles: &Needles, dev: &dyn ReadAt, written: &Written, job: &JobContext) -> Result<Hits> {
         let id = dev.as_file().and_then(|f| f.id().ok());
-        let known = id.and_then(|id| Some((self.files.iter().find(|(f, _)| *f == id)?, written.of(id)?)));
-        let Some(((_, early), written)) = known else {
+        let known = id.and_then(|id| Some((self.files.iter().find(|f| f.id == id)?, written.of(id)?)));
+        let Some((Seen { hits: early, left, .. }, written)) = known else {
             return needles.scan(dev, &[(0, dev.len())], job);
         };
         // A needle that begins before a range may reach into it.
-        let again = Set::of(written.into_iter().map(|(s, e)| (s.saturating_sub(LONGEST as u64), e)));
+        let again = Set::of(written.into_iter().chain(left.iter().copied()).map(|(s, e)| (s.saturating_sub(LONGEST as u64), e)));
         let ranges: Vec<(u64, u64)> = again.iter().collect();
         let mut now = needles.scan(dev, &ranges, job)?;
         now.found.extend(early.found.iter().filter(|(at, _)| *at < dev.len() && again.at(*at).is_none()).cloned());
@@ -338,17 +270,6 @@ pub(super) fn processors() -> usize {
 
 fn gave_up() -> Error {
     Error::new(ErrorKind::Internal, "a scanning thread gave up")
-}
-
-/// Different bytes in `b`.
-fn distinct(b: &[u8]) -> usize {
-    let mut seen = [false; 256];
-    for x in b.iter().take(256) {
-        if let Some(s) = seen.get_mut(usize::from(*x)) {
-            *s = true;
-        }
-    }
-    seen.iter().filter(|s| **s).count()
 }
 
 #[cfg(test)]
@@ -391,6 +312,37 @@ mod tests {
         let found = scan(&needles, &dev);
         assert_eq!(found.found, all);
         assert!(found.bytes <= 5 * 65536, "{} bytes were read", found.bytes);
+    }
+
+    #[test]
+    fn what_is_left_out_for_being_written_is_looked_through_in_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let secret = b"one of the secrets that went";
+        let mut disk = vec![b'.'; 8 * PIECE as usize];
+        // In what is left out, on both its borders, in what is written of it, and elsewhere.
+        let p = PIECE as usize;
+        for at in [p + 5, 2 * p - 9, 4 * p - 9, 3 * p + 7, 6 * p] {
+            disk[at..at + secret.len()].copy_from_slice(secret);
+        }
+        std::fs::write(&path, disk).unwrap();
+        let mut needles = Needles::default();
+        needles.add_exact(secret, "/f");
+        let (needles, job, written) = (Arc::new(needles), JobContext::detached(), Written::default());
+        let read: Device = Arc::new(FileDevice::open(&path).unwrap());
+        let dev = written.noting(Arc::new(FileDevice::open_rw(&path).unwrap())).unwrap();
+        // Its threads are held up until it is known what to leave out.
+        job.ask_pause();
+        let scanning = Scanning::begin(&needles, std::slice::from_ref(&read), &job).unwrap();
+        scanning.leave(&read, &Set::of([(PIECE, 4 * PIECE)]));
+        job.ask_resume();
+        dev.write_zeroes(3 * PIECE, PIECE).unwrap();
+        let early = scanning.finish(&job).unwrap();
+        assert_eq!(early.files[0].left, [(PIECE, 2 * PIECE), (2 * PIECE, 3 * PIECE), (3 * PIECE, 4 * PIECE)]);
+        let done = early.complete(&needles, read.as_ref(), &written, &job).unwrap();
+        let places: Vec<u64> = done.found.iter().map(|(at, _)| *at).collect();
+        assert_eq!(places, [PIECE + 5, 2 * PIECE - 9, 6 * PIECE]);
+        assert_eq!(done.found, scan(&needles, read.as_ref()).found);
     }
 
     proptest! {

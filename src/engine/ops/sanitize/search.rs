@@ -21,8 +21,10 @@ pub(super) struct Index {
     stride: usize,
     /// One bit for each hash.
     filter: Box<[u64; WORDS]>,
-    /// The runs, the needle each is of, and where in it; ascending.
+    /// The runs, the needle each is of, and where in it; by their words in the filter.
     grams: Vec<(u32, usize, usize)>,
+    /// Of each word of the filter, the first of its runs.
+    first: Box<[u32; WORDS]>,
 }
 
 #[inline]
@@ -41,15 +43,16 @@ impl Index {
         for (n, needle) in long() {
             grams.extend((0..stride).filter_map(|place| telling(needle, place, stride)).map(|(g, at)| (g, n, at)));
         }
-        grams.sort_unstable();
-        let mut filter = Box::new([0; WORDS]);
-        for (g, _, _) in &grams {
+        grams.sort_unstable_by_key(|gram| (place(gram.0).0, *gram));
+        let (mut filter, mut first) = (Box::new([0; WORDS]), Box::new([0; WORDS]));
+        for (i, (g, _, _)) in grams.iter().enumerate().rev() {
             let (word, bit) = place(*g);
-            if let Some(w) = filter.get_mut(word) {
+            if let Some((w, first)) = filter.get_mut(word).zip(first.get_mut(word)) {
                 *w |= 1 << bit;
+                *first = i as u32;
             }
         }
-        Index { needles, stride, filter, grams }
+        Index { needles, stride, filter, grams, first }
     }
 
     /// Calls `hit` with each place in `buf` where a needle begins, and which needle.
@@ -104,8 +107,10 @@ impl Index {
     #[cold]
     #[inline(never)]
     fn compare(&self, buf: &[u8], at: usize, g: u32, hit: &mut impl FnMut(usize, usize)) {
-        let from = self.grams.partition_point(|(known, _, _)| *known < g);
-        for (_, n, within) in self.grams.iter().skip(from).take_while(|(known, _, _)| *known == g) {
+        let word = place(g).0;
+        let from = self.first.get(word).copied().unwrap_or(0) as usize;
+        let of_word = self.grams.get(from..).unwrap_or_default().iter().take_while(|(known, _, _)| place(*known).0 == word);
+        for (_, n, within) in of_word.filter(|(known, _, _)| *known == g) {
             let start = at.wrapping_sub(*within);
             if let Some(needle) = self.needles.get(*n)
                 && buf.get(start..start.wrapping_add(needle.len())) == Some(needle.as_slice())

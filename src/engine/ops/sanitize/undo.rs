@@ -23,7 +23,7 @@ const SECTOR: u64 = 512;
 /// Bytes of a header, at most.
 const MAX_HEADER: u64 = 256 << 20;
 /// Bytes moved at a time.
-const PIECE: u64 = 1 << 20;
+const PIECE: u64 = 256 << 10;
 
 /// How far the commit is that the file belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +95,11 @@ pub(super) fn checksum(disk: &dyn ReadAt, ranges: &[(u64, u64)]) -> Result<u32> 
     Ok(crc.finalize())
 }
 
+/// The header as it is written.
+fn text(header: &Header) -> Result<Vec<u8>> {
+    serde_json::to_vec(header).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))
+}
+
 fn each_piece(ranges: &[(u64, u64)], mut act: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
     for (offset, len) in ranges {
         let mut done = 0;
@@ -110,16 +115,22 @@ fn each_piece(ranges: &[(u64, u64)], mut act: impl FnMut(u64, u64) -> Result<()>
 impl Undo {
     /// Writes the undo file to `dev` (new and empty) and makes it durable: `before` is the disk as it is, `header.ranges` are saved.
     pub(super) fn write(dev: Box<dyn WriteAt>, mut header: Header, before: &dyn ReadAt) -> Result<Undo> {
-        header.old = checksum(before, &header.ranges)?;
-        let text = serde_json::to_vec(&header).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
-        let body = (SECTOR + text.len() as u64).next_multiple_of(SECTOR);
-        dev.write_at(SECTOR, &text)?;
-        let mut at = body;
+        // The old bytes are read once: what they sum up to is known when they are written, and room is left for it before them.
+        header.old = u32::MAX;
+        let room = text(&header)?.len();
+        let body = (SECTOR + room as u64).next_multiple_of(SECTOR);
+        let (mut at, mut old) = (body, crc32fast::Hasher::new());
         each_piece(&header.ranges, |offset, len| {
-            dev.write_at(at, &read_vec(before, offset, len, PIECE)?)?;
+            let bytes = read_vec(before, offset, len, PIECE)?;
+            old.update(&bytes);
+            dev.write_at(at, &bytes)?;
             at += len;
             Ok(())
         })?;
+        header.old = old.finalize();
+        let mut text = text(&header)?;
+        text.resize(room, b' ');
+        dev.write_at(SECTOR, &text)?;
         // The first sector last: without it the file is none, and nothing of the image has changed.
         dev.flush()?;
         let length = u32::try_from(text.len()).map_err(|_| Error::unsupported("there is too much to undo"))?;
