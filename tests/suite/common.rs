@@ -261,7 +261,7 @@ pub fn stored_as_walked(fs: &dyn GuestFs) {
         } else if stat.kind == FileType::Folder {
             let listed: BTreeSet<(Vec<u8>, Node)> = fs.list(node).unwrap().into_iter().map(|e| (e.name, e.node)).collect();
             let mut named = BTreeSet::new();
-            fs.each_name(node, &mut |name, to| drop(named.insert((name.to_vec(), to)))).unwrap();
+            fs.each_name(node, &mut |name, to| named.extend([(name.to_vec(), to)])).unwrap();
             assert_eq!(named, listed, "folder {node}");
             todo.extend(listed.iter().map(|(_, node)| *node));
         }

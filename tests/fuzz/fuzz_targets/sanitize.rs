@@ -1,5 +1,5 @@
-//! Plans the sanitising of small guests on ext4 and XFS with bytes changed where their structures are, and right checksums. Nothing is
-//! written by the program; the input says which guest, and then what changes: place (2 bytes), offset (2), length (1), bytes.
+//! Plans the sanitising of small guests on ext4 and XFS, and of one with an ESP whose seed goes, with bytes changed where their structures
+//! are (of the last: in its FAT), and right checksums. Nothing is written by the program; the input says which guest, and then what changes: place (2 bytes), offset (2), length (1), bytes.
 #![no_main]
 
 #[path = "../hook.rs"]
@@ -54,6 +54,11 @@ fn bases() -> Vec<Base> {
     for i in 0..100 {
         std::fs::write(root.join(format!("var/log/a-log-with-a-name-{i}")), "x").expect("a file");
     }
+    // What mounts an ESP; nothing needs it to be a program.
+    let generators = root.join("usr/lib/systemd/system-generators");
+    std::fs::create_dir_all(&generators).expect("a folder");
+    std::fs::write(generators.join("systemd-gpt-auto-generator"), "x").expect("a file");
+    std::fs::create_dir_all(root.join("efi")).expect("a folder");
     std::fs::write(dir.join("proto"), proto + "$\n").expect("a file");
     let (ext, xfs) = (dir.join("ext4"), dir.join("xfs"));
     run(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-b", "1024", "-O", "^metadata_csum", "-d"]).args([&root, &ext]).arg("3M"));
@@ -62,16 +67,41 @@ fn bases() -> Vec<Base> {
         .args(["-q", "-m", "rmapbt=1,reflink=1", "-d", "agcount=1", "-p"])
         .args([&dir.join("proto"), &xfs])
         .envs(["TEST_DIR", "TEST_DEV", "QA_CHECK_FS"].map(|n| (n, "1"))));
-    [ext, xfs]
-        .map(|path| {
+    let esp = with_esp(&dir, &ext);
+    [(ext, 0..u64::MAX), (xfs, 0..u64::MAX), (esp, MIB..3 * MIB)]
+        .map(|(path, within)| {
             let bytes = std::fs::read(&path).expect("it was made");
-            let places = (0..).zip(bytes.chunks(512)).filter(|(_, b)| b.iter().any(|x| *x != 0)).map(|(n, _)| n * 512).collect();
+            let used = (0..).zip(bytes.chunks(512)).filter(|(_, b)| b.iter().any(|x| *x != 0)).map(|(n, _)| n * 512);
+            let places = used.filter(|at| within.contains(at)).collect();
             let file = std::fs::File::options().read(true).write(true).open(&path).expect("it was made");
             let base = Base { path, file, places };
-            assert!(preview(&SanitizeSpec::new(&base.path)).is_ok(), "the whole one can be sanitised");
+            let plan = preview(&SanitizeSpec::new(&base.path)).expect("the whole one can be sanitised");
+            let seeds = plan.operations.iter().flat_map(|o| &o.changes).filter(|c| c.path.ends_with("random-seed")).count();
+            assert_eq!(seeds, usize::from(within.start > 0), "the seed on the ESP goes");
             base
         })
         .into()
+}
+
+const MIB: u64 = 1 << 20;
+
+/// A disk with an ESP, on which a boot loader keeps its seed, and the root filesystem `ext`.
+fn with_esp(dir: &Path, ext: &Path) -> PathBuf {
+    let (disk, esp, seed) = (dir.join("disk"), dir.join("esp"), dir.join("random-seed"));
+    std::fs::write(&seed, [0xa5; 3000]).expect("a file");
+    run(Command::new("mkfs.vfat").args(["-C", "-F", "12", "-s", "1"]).arg(&esp).arg("2048").stdout(std::process::Stdio::null()));
+    run(Command::new("mmd").arg("-i").arg(&esp).arg("::loader"));
+    run(Command::new("mcopy").arg("-i").arg(&esp).arg(&seed).arg("::loader/random-seed"));
+    let file = std::fs::File::create(&disk).expect("a file");
+    let root = std::fs::read(ext).expect("it was made");
+    file.set_len(3 * MIB + root.len() as u64 + MIB).expect("a length");
+    let script = dir.join("table");
+    std::fs::write(&script, "label: gpt\nsize=2M,type=uefi\ntype=linux\n").expect("a file");
+    let table = std::fs::File::open(&script).expect("it was made");
+    run(Command::new("sfdisk").arg("-q").arg(&disk).stdin(table));
+    file.write_all_at(&std::fs::read(&esp).expect("it was made"), MIB).expect("room");
+    file.write_all_at(&root, 3 * MIB).expect("room");
+    disk
 }
 
 /// Puts the right checksum on the XFS structure that byte `at` lies in.
