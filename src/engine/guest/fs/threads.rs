@@ -35,7 +35,9 @@ pub(super) fn side_by_side<T: Send, E: Send>(
         };
         let others: Vec<_> = (1..threads).map(|_| s.spawn(other)).collect();
         take();
-        others.into_iter().filter_map(|t| t.join().err()).for_each(|panic| resume_unwind(panic));
+        for t in others {
+            t.join().unwrap_or_else(|panic| resume_unwind(panic));
+        }
     });
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_unstable_by_key(|(n, _)| *n);
