@@ -124,10 +124,13 @@ fn names(mounts: &[&Mount], owners: &Owners) -> HashMap<Node, String> {
     let mut folders = owners.folders.clone();
     folders.sort_unstable();
     let wanted: HashSet<Node> = owners.files.values().copied().collect();
-    let Held { mut above, names } = held(fs, &folders, &wanted);
+    let Held { mut above, mut names } = held(fs, &folders, &wanted);
     above.sort_unstable();
+    // Of a file with several names always the same, whichever was met first.
+    names.sort_unstable();
+    names.dedup_by_key(|(node, _, _)| *node);
     let mut out = HashMap::new();
-    for (node, (folder, name)) in names {
+    for (node, folder, name) in names {
         if let Some(way) = mounts.iter().find_map(|m| way(m, folder, &above)) {
             out.insert(node, format!("{way}/{}", printable_bytes(&name)));
         }
@@ -140,8 +143,8 @@ fn names(mounts: &[&Mount], owners: &Owners) -> HashMap<Node, String> {
 struct Held {
     /// Folders, and the folder that holds each.
     above: Vec<(Node, Node)>,
-    /// Of files that are wanted, the folder that holds each and its name there.
-    names: HashMap<Node, (Node, Vec<u8>)>,
+    /// Files that are wanted, the folder that holds each and its name there.
+    names: Vec<(Node, Node, Vec<u8>)>,
 }
 
 /// What `folders` (ascending) hold of themselves and of what is `wanted`, read by every processor there is. One that cannot be read is
@@ -155,7 +158,7 @@ fn held(fs: &dyn GuestFs, folders: &[Node], wanted: &HashSet<Node>) -> Held {
             for folder in some {
                 let _ = fs.each_name(*folder, &mut |name, node| {
                     if wanted.contains(&node) {
-                        out.names.insert(node, (*folder, name.to_vec()));
+                        out.names.push((node, *folder, name.to_vec()));
                     } else if folders.binary_search(&node).is_ok() {
                         out.above.push((node, *folder));
                     }
