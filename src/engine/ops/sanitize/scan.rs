@@ -338,7 +338,8 @@ mod tests {
         job.ask_resume();
         dev.write_zeroes(3 * PIECE, PIECE).unwrap();
         let early = scanning.finish(&job).unwrap();
-        assert_eq!(early.files[0].left, [(PIECE, 2 * PIECE), (2 * PIECE, 3 * PIECE), (3 * PIECE, 4 * PIECE)]);
+        // By whichever thread came to each, in any order.
+        assert_eq!(Set::of(early.files[0].left.iter().copied()), Set::of([(PIECE, 4 * PIECE)]));
         let done = early.complete(&needles, read.as_ref(), &written, &job).unwrap();
         let places: Vec<u64> = done.found.iter().map(|(at, _)| *at).collect();
         assert_eq!(places, [PIECE + 5, 2 * PIECE - 9, 6 * PIECE]);
