@@ -82,8 +82,8 @@ fn clean_log(uuid: &[u8; 16]) -> Vec<u8> {
     let mut log = vec![0; 2 * SECTOR];
     // Magic number, cycle, version, length, its own place and that of the oldest (cycle before block), no record before, one operation
     // in the byte order of this machine, and how long records are.
-    let little = if cfg!(target_endian = "little") { 1 } else { 2 };
-    let head = [(0, 0xfeed_babe), (4, 1), (8, 2), (12, SECTOR as u32), (16, 1), (24, 1), (36, u32::MAX), (40, 1), (300, little)];
+    let order = if cfg!(target_endian = "little") { 1 } else { 2 };
+    let head = [(0, 0xfeed_babe), (4, 1), (8, 2), (12, SECTOR as u32), (16, 1), (24, 1), (36, u32::MAX), (40, 1), (300, order)];
     for (at, word) in head.into_iter().chain([(320, RECORD), (SECTOR, 1)]) {
         let _ = put(&mut log, at, &word.to_be_bytes());
     }

@@ -48,7 +48,7 @@ pub use grow::{Grown, can_grow, grow};
 pub use refuse::refusal;
 pub use remove::{Removal, remove_all};
 pub use scrub::{Scrubbed, Traces, scrub, wipe};
-use threads::side_by_side;
+pub(in crate::engine) use threads::side_by_side;
 pub use write::{GuestWrite, Owner, open_rw};
 use xfs::Xfs;
 
@@ -153,7 +153,7 @@ pub trait GuestFs: Send + Sync {
     /// The names in folder `dir`, without `.` and `..`.
     fn list(&self, dir: Node) -> Result<Vec<DirEntry>>;
 
-    /// Calls `visit` with the names in folder `dir` and what each leads to, and perhaps with some of them again.
+    /// Calls `visit` with the names in folder `dir`, without `.` and `..`, and what each leads to.
     fn each_name(&self, dir: Node, visit: &mut dyn FnMut(&[u8], Node)) -> Result<()> {
         self.list(dir)?.iter().for_each(|e| visit(&e.name, e.node));
         Ok(())

@@ -11,7 +11,7 @@ const MOST: usize = 4;
 
 /// Does `work` for each number below `count`, with every processor there is, and answers what came of them in their order. After an error
 /// no other is begun; of several, the one with the lowest number is told. A panic goes on in the caller's thread.
-pub(super) fn side_by_side<T: Send, E: Send>(
+pub(in crate::engine) fn side_by_side<T: Send, E: Send>(
     count: usize,
     work: impl Fn(usize) -> std::result::Result<T, E> + Sync,
 ) -> std::result::Result<Vec<T>, E> {

@@ -79,9 +79,6 @@ impl GuestFs for Xfs {
     fn list(&self, dir: Node) -> Result<Vec<DirEntry>> {
         self.entries(dir)
     }
-    fn each_name(&self, dir: Node, visit: &mut dyn FnMut(&[u8], Node)) -> Result<()> {
-        self.visit_names(dir, visit)
-    }
     fn was_replayed(&self) -> bool {
         self.fs.was_replayed()
     }

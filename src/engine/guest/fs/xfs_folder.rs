@@ -158,38 +158,16 @@ impl Xfs {
     pub(super) fn entries(&self, dir: Node) -> Result<Vec<DirEntry>> {
         let (inode, raw) = self.inode(dir)?;
         let mut out = Vec::new();
-        let quick = self.names_until(&inode, &raw, |n| {
+        let quick = self.each_name(&inode, &raw, |n| {
             out.push(DirEntry { name: n.name.to_vec(), node: n.ino });
             true
         });
         if quick.is_err() {
-            out = self.read_by_crate(&inode, &raw)?;
+            let all = guarded("read folder", || self.fs.read_dir(&inode, &raw))?;
+            out = all.into_iter().map(|e| DirEntry { name: e.name, node: e.ino }).collect();
         }
         out.retain(|e| e.name != b"." && e.name != b"..");
         Ok(out)
-    }
-
-    /// Calls `visit` with the names of a folder; with some of them twice where the crate knows more about it.
-    pub(super) fn visit_names(&self, dir: Node, visit: &mut dyn FnMut(&[u8], Node)) -> Result<()> {
-        let (inode, raw) = self.inode(dir)?;
-        let mut met = |name: &[u8], node: Node| {
-            if name != b"." && name != b".." {
-                visit(name, node);
-            }
-        };
-        let quick = self.names_until(&inode, &raw, |n| {
-            met(n.name, n.ino);
-            true
-        });
-        if quick.is_err() {
-            self.read_by_crate(&inode, &raw)?.iter().for_each(|e| met(&e.name, e.node));
-        }
-        Ok(())
-    }
-
-    fn read_by_crate(&self, inode: &Inode, raw: &[u8]) -> Result<Vec<DirEntry>> {
-        let all = guarded("read folder", || self.fs.read_dir(inode, raw))?;
-        Ok(all.into_iter().map(|e| DirEntry { name: e.name, node: e.ino }).collect())
     }
 
     /// What `name` leads to.
@@ -197,7 +175,7 @@ impl Xfs {
         let (inode, raw) = self.inode(dir)?;
         if inode.size <= LARGE && name != b"." && name != b".." {
             let mut found = None;
-            let quick = self.names_until(&inode, &raw, |n| {
+            let quick = self.each_name(&inode, &raw, |n| {
                 found = (n.name == name).then_some(n.ino);
                 found.is_none()
             });
@@ -213,7 +191,7 @@ impl Xfs {
     }
 
     /// Calls `visit` with the names in a folder's blocks, until it says false. Errors: the crate knows more about this one.
-    fn names_until(&self, inode: &Inode, raw: &[u8], mut visit: impl FnMut(&Name<'_>) -> bool) -> Sound {
+    fn each_name(&self, inode: &Inode, raw: &[u8], mut visit: impl FnMut(&Name<'_>) -> bool) -> Sound {
         known(inode.is_dir() && inode.format != Format::Local)?;
         let (fs, ino) = (&self.fs, inode.ino);
         let mut read = || {

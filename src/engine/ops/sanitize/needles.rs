@@ -3,7 +3,7 @@
 use crate::engine::units::printable;
 
 /// Bytes of a needle, at least: shorter ones are found everywhere.
-pub(super) const SHORTEST: usize = 16;
+const SHORTEST: usize = 16;
 /// Bytes of a needle, at most.
 pub(super) const LONGEST: usize = 48;
 /// Needles of one file, and in all.
@@ -26,9 +26,7 @@ impl Needles {
         if text {
             // The most telling lines: those with the most different bytes, from the beginning, the middle and the end.
             // Comments and the marks around a key are the same everywhere.
-            let telling = |l: &&[u8]| {
-                l.trim_ascii().len() >= SHORTEST && distinct(l) >= 8 && !l.starts_with(b"#") && !l.starts_with(b"-----")
-            };
+            let telling = |l: &&[u8]| l.len() >= SHORTEST && distinct(l) >= 8 && !l.starts_with(b"#") && !l.starts_with(b"-----");
             let lines: Vec<&[u8]> = content.split(|b| *b == b'\n').filter(telling).collect();
             for part in [0, lines.len() / 2, lines.len().saturating_sub(1)] {
                 let near = lines.get(part..(part + 40).min(lines.len())).unwrap_or_default();
@@ -45,7 +43,7 @@ impl Needles {
         }
         for piece in taken.into_iter().take(PER_FILE) {
             // The end of a line tells more than its beginning, which is a date or a key that many have.
-            let piece = piece.trim_ascii();
+            let piece = bare(piece);
             let cut = piece.get(piece.len().saturating_sub(LONGEST)..).unwrap_or_default();
             if cut.len() >= SHORTEST && self.list.len() < MOST && !self.list.iter().any(|(n, _)| n == cut) {
                 self.list.push((cut.to_vec(), printable(from).to_string()));
@@ -53,9 +51,9 @@ impl Needles {
         }
     }
 
-    /// Adds exactly these bytes but for the blanks around them, when they are enough to be told from chance.
+    /// Adds exactly these bytes but for blanks around them, when they are enough to be told from chance.
     pub(super) fn add_exact(&mut self, piece: &[u8], from: &str) {
-        let piece = piece.trim_ascii();
+        let piece = bare(piece);
         if piece.len() >= SHORTEST && distinct(piece) >= 6 && self.list.len() < MOST {
             self.list.push((piece.get(..LONGEST.min(piece.len())).unwrap_or_default().to_vec(), printable(from).to_string()));
         }
@@ -71,6 +69,13 @@ impl Needles {
     }
 }
 
+/// `piece` without the blanks around it, which are everywhere, as far as it does not become too short to be looked for.
+fn bare(piece: &[u8]) -> &[u8] {
+    let lead = piece.len() - piece.trim_ascii_start().len();
+    let end = piece.trim_ascii_end().len().max(SHORTEST).min(piece.len());
+    piece.get(lead.min(end.saturating_sub(SHORTEST))..end).unwrap_or_default()
+}
+
 /// Different bytes in `b`.
 fn distinct(b: &[u8]) -> usize {
     let mut seen = [false; 256];
@@ -80,4 +85,22 @@ fn distinct(b: &[u8]) -> usize {
         }
     }
     seen.iter().filter(|s| **s).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_go_and_what_is_short_without_them_is_looked_for_all_the_same() {
+        let mut needles = Needles::default();
+        needles.add_exact(b"        macaddress: 52:54:00:12:34:56  ", "/a");
+        needles.add_exact(b"      set-name: eth0", "/a");
+        needles.add_exact(b"token: abc       ", "/a");
+        needles.add_exact(b"  set-name: eth", "/a");
+        needles.add(b"        key: 0123456\n", "/b");
+        let found: Vec<&[u8]> = needles.list.iter().map(|(n, _)| n.as_slice()).collect();
+        let want: [&[u8]; 4] = [b"macaddress: 52:54:00:12:34:56", b"  set-name: eth0", b"token: abc      ", b"    key: 0123456"];
+        assert_eq!(found, want);
+    }
 }

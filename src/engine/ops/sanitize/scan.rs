@@ -264,7 +264,7 @@ impl Early {
 }
 
 /// Threads that work at once.
-pub(super) fn processors() -> usize {
+fn processors() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).min(8)
 }
 

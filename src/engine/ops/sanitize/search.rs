@@ -11,8 +11,8 @@ const WORDS: usize = 1 << 12;
 
 /// Probes made before any is looked at, so that they need not wait for each other.
 const AT_ONCE: usize = 8;
-/// Strides that the program was made for, ascending.
-const STRIDES: [usize; 7] = [9, 11, 13, 15, 21, 29, 45];
+/// Strides that the program was made for, ascending: needles have at least 16 bytes.
+const STRIDES: [usize; 5] = [13, 15, 21, 29, 45];
 
 /// Needles, ready to be searched for. Each has at least [`GRAM`] bytes; shorter ones are not found.
 pub(super) struct Index {
@@ -61,8 +61,6 @@ impl Index {
             return;
         }
         let done = match self.stride {
-            9 => self.quick::<9>(buf, &mut hit),
-            11 => self.quick::<11>(buf, &mut hit),
             13 => self.quick::<13>(buf, &mut hit),
             15 => self.quick::<15>(buf, &mut hit),
             21 => self.quick::<21>(buf, &mut hit),

@@ -2,13 +2,12 @@
 //! is asked, and its names only as far as is needed.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::scan::processors;
 use crate::engine::chain::Disk;
 use crate::engine::error::Result;
-use crate::engine::guest::fs::{FileType, GuestFs, Node};
+use crate::engine::guest::fs::{FileType, GuestFs, Node, side_by_side};
 use crate::engine::guest::tree::{Guest, Mount};
 use crate::engine::io::Device;
 use crate::engine::units::printable_bytes;
@@ -80,7 +79,7 @@ fn volume_at(guest: &Guest, at: u64) -> std::result::Result<(usize, u64), String
 struct Owners {
     /// The file of each byte that has one, by the number of what was asked.
     files: HashMap<usize, Node>,
-    /// All folders, as they lie on the volume.
+    /// All folders, ascending.
     folders: Vec<Node>,
 }
 
@@ -103,6 +102,7 @@ fn owners(fs: &dyn GuestFs, asked: &[Asked<'_>], within: &[(u64, usize)]) -> Res
             out.files.extend(inside.map(|(_, i)| (*i, stored.node)));
         }
     })?;
+    out.folders.sort_unstable();
     for (node, size) in inline {
         let mut left = within.iter().filter(|(_, i)| !out.files.contains_key(i)).peekable();
         if left.peek().is_none() {
@@ -121,10 +121,8 @@ fn owners(fs: &dyn GuestFs, asked: &[Asked<'_>], within: &[(u64, usize)]) -> Res
 /// The paths of the files that `owners` names, as the guest sees them through `mounts`, which are of one filesystem.
 fn names(mounts: &[&Mount], owners: &Owners) -> HashMap<Node, String> {
     let Some(fs) = mounts.first().map(|m| m.fs.as_ref()) else { return HashMap::new() };
-    let mut folders = owners.folders.clone();
-    folders.sort_unstable();
     let wanted: HashSet<Node> = owners.files.values().copied().collect();
-    let Held { mut above, mut names } = held(fs, &folders, &wanted);
+    let Held { mut above, mut names } = held(fs, &owners.folders, &wanted);
     above.sort_unstable();
     // Of a file with several names always the same, whichever was met first.
     names.sort_unstable();
@@ -147,33 +145,27 @@ struct Held {
     names: Vec<(Node, Node, Vec<u8>)>,
 }
 
-/// What `folders` (ascending) hold of themselves and of what is `wanted`, read by every processor there is. One that cannot be read is
-/// left out.
+/// What `folders` (ascending) hold of themselves and of what is `wanted`. One that cannot be read is left out.
 fn held(fs: &dyn GuestFs, folders: &[Node], wanted: &HashSet<Node>) -> Held {
     const AT_ONCE: usize = 64;
-    let next = AtomicUsize::new(0);
-    let work = || {
+    let some: Vec<&[Node]> = folders.chunks(AT_ONCE).collect();
+    let read = |n: usize| -> std::result::Result<Held, Infallible> {
         let mut out = Held::default();
-        while let Some(some) = folders.chunks(AT_ONCE).nth(next.fetch_add(1, Relaxed)) {
-            for folder in some {
-                let _ = fs.each_name(*folder, &mut |name, node| {
-                    if wanted.contains(&node) {
-                        out.names.push((node, *folder, name.to_vec()));
-                    } else if folders.binary_search(&node).is_ok() {
-                        out.above.push((node, *folder));
-                    }
-                });
-            }
+        for folder in some.get(n).copied().unwrap_or_default() {
+            let _ = fs.each_name(*folder, &mut |name, node| {
+                if wanted.contains(&node) {
+                    out.names.push((node, *folder, name.to_vec()));
+                } else if folders.binary_search(&node).is_ok() {
+                    out.above.push((node, *folder));
+                }
+            });
         }
-        out
+        Ok(out)
     };
-    std::thread::scope(|s| {
-        let others: Vec<_> = (1..processors().min(folders.len() / AT_ONCE)).map(|_| s.spawn(work)).collect();
-        let mut all = work();
-        for part in others.into_iter().filter_map(|t| t.join().ok()) {
-            all.above.extend(part.above);
-            all.names.extend(part.names);
-        }
+    let Ok(parts) = side_by_side(some.len(), read);
+    parts.into_iter().fold(Held::default(), |mut all, part| {
+        all.above.extend(part.above);
+        all.names.extend(part.names);
         all
     })
 }
