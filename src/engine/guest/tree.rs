@@ -256,8 +256,8 @@ impl Guest {
             return Err(Error::new(ErrorKind::NotFound, format!("what stands before '{}' is no folder", printable_bytes(name))));
         }
         let node = match self.names.find(dir, name, || fs.list(dir.node)) {
-            Some(node) => Some(node),
-            None => fs.lookup(dir.node, name)?,
+            Some(known) if known.is_some() || fs.minds_case() => known,
+            _ => fs.lookup(dir.node, name)?,
         };
         Ok(node.map(|node| Spot { mount: dir.mount, node }))
     }

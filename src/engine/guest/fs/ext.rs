@@ -14,6 +14,9 @@ use crate::engine::guest::recognise::FsInfo;
 use crate::engine::io::bytes::{be32, le16, le32};
 use crate::engine::io::{Device, read_vec};
 
+/// Incompatible feature: folders in which case does not count.
+const CASEFOLD: u32 = 0x2_0000;
+
 /// An ext filesystem.
 pub(super) struct Ext {
     pub(super) fs: Filesystem,
@@ -163,6 +166,9 @@ impl GuestFs for Ext {
     }
     fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Node>> {
         self.named(dir, name)
+    }
+    fn minds_case(&self) -> bool {
+        self.fs.sb.feature_incompat & CASEFOLD == 0
     }
     fn read(&self, node: Node, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let (ino, inode, _) = self.inode(node)?;

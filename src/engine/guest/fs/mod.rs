@@ -33,6 +33,7 @@ mod xfs_grow;
 mod xfs_index;
 mod xfs_inodes;
 mod xfs_links;
+mod xfs_log;
 mod xfs_remove;
 mod xfs_rows;
 mod xfs_scrub;
@@ -162,6 +163,11 @@ pub trait GuestFs: Send + Sync {
     /// What `name` stands for in folder `dir`.
     fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Node>> {
         Ok(self.list(dir)?.into_iter().find(|e| e.name == name).map(|e| e.node))
+    }
+
+    /// Names that differ in case are different names: what is not listed cannot be found either.
+    fn minds_case(&self) -> bool {
+        true
     }
 
     /// Reads up to `buf.len()` bytes of a regular file from `offset` on; fewer only at its end.

@@ -1,8 +1,7 @@
 //! Why a filesystem is not written: told before anything of it is opened for writing.
 
-use fs_xfs::log::LogState;
-
-use super::device::Reader;
+use super::xfs::superblock;
+use super::xfs_log::is_clean;
 use super::{GuestFs, fat, guarded};
 use crate::engine::error::Result;
 use crate::engine::guest::recognise::{FsInfo, FsKind};
@@ -71,8 +70,7 @@ fn ext(dev: &Device, replay: bool) -> Result<Option<String>> {
 }
 
 fn xfs(dev: &Device, open: Option<&dyn GuestFs>) -> Result<Option<String>> {
-    let head = read_up_to(dev.as_ref(), 0, 4096)?;
-    let sb = guarded("read XFS superblock", || fs_xfs::Superblock::parse(&head))?;
+    let sb = superblock(dev.as_ref())?;
     if sb.versionnum & 0xf < 5 {
         return Ok(Some("it is XFS version 4, without checksums, which is not written".into()));
     }
@@ -84,7 +82,7 @@ fn xfs(dev: &Device, open: Option<&dyn GuestFs>) -> Result<Option<String>> {
     }
     let dirty = match open {
         Some(fs) => fs.was_replayed(),
-        None => guarded("read the XFS log", || fs_xfs::log::inspect(&Reader(dev.clone()), &sb))? == LogState::NeedsReplay,
+        None => !guarded("read the XFS log", || is_clean(dev, &sb))?,
     };
     Ok(dirty
         .then(|| "its log is dirty: the guest was not shut down properly (start it and shut it down, or mount it once)".into()))

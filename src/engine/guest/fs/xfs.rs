@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use fs_xfs::Filesystem;
 use fs_xfs::inode::Inode;
+use fs_xfs::{Filesystem, Superblock};
 
 use super::device::Reader;
 use super::xfs_check::{Doubt, sound};
+use super::xfs_log::{Unlogged, unmounted};
 use super::{DirEntry, FileExtent, FileType, GuestFs, Node, Stat, Stored, guarded};
 use crate::engine::error::Result;
 use crate::engine::guest::recognise::FsInfo;
-use crate::engine::io::{Device, WriteDevice};
+use crate::engine::io::{Device, ReadAt, WriteDevice, read_up_to};
 
 /// An XFS filesystem.
 pub(super) struct Xfs {
@@ -21,11 +22,23 @@ pub(super) struct Xfs {
     root: Node,
 }
 
+/// The filesystem on `dev`, open for reading.
+pub(super) fn mount(dev: Device) -> Result<Filesystem> {
+    let sb = superblock(dev.as_ref())?;
+    let dev: Device = if unmounted(dev.as_ref(), &sb).is_some() { Arc::new(Unlogged::new(dev, &sb)) } else { dev };
+    // Without the crate's own cache: guests are read through one of ours, and who reads free space alone reads each block once.
+    guarded("open XFS", || Filesystem::mount_with_cache(Arc::new(Reader(dev)), 0))
+}
+
+/// The superblock of the filesystem on `dev`.
+pub(super) fn superblock(dev: &dyn ReadAt) -> Result<Superblock> {
+    let head = read_up_to(dev, 0, 4096)?;
+    guarded("read XFS superblock", || Superblock::parse(&head))
+}
+
 impl Xfs {
     pub(super) fn open(dev: Device, info: FsInfo) -> Result<Self> {
-        // Without the crate's own cache: guests are read through one of ours, and who reads free space alone reads each block once.
-        let fs = guarded("open XFS", || Filesystem::mount_with_cache(Arc::new(Reader(dev)), 0))?;
-        Xfs::over(fs, info)
+        Xfs::over(mount(dev)?, info)
     }
     pub(super) fn over(fs: Filesystem, info: FsInfo) -> Result<Self> {
         let root = guarded("open XFS", || fs.root_inode())?.ino;
@@ -84,6 +97,9 @@ impl GuestFs for Xfs {
     }
     fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Node>> {
         self.named(dir, name)
+    }
+    fn minds_case(&self) -> bool {
+        !self.fs.superblock().has_case_insensitive_dirs()
     }
     fn read(&self, node: Node, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let (inode, raw) = self.inode(node)?;

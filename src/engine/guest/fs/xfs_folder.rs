@@ -4,7 +4,7 @@
 //! Whatever is not as it should be is left to the crate to word.
 
 use fs_xfs::Filesystem;
-use fs_xfs::dir::{ftype_from_raw, read_short_form, verify_data_block};
+use fs_xfs::dir::{ftype_from_raw, verify_data_block};
 use fs_xfs::inode::{FileType, Format, Inode};
 
 use super::xfs::Xfs;
@@ -130,6 +130,28 @@ pub(super) fn names_in(
     said
 }
 
+/// Calls `visit` with each name in a list that an inode keeps itself (of which `at` says where it would be in a block); answers the folder
+/// above. `None`: they make no sense.
+pub(super) fn each_kept(list: &[u8], mut visit: impl FnMut(Entry<'_>)) -> Option<u64> {
+    let (count, mut wide) = (*list.first()?, usize::from(*list.get(1)?));
+    let width = if wide > 0 { 8 } else { 4 };
+    let mut number = |at| {
+        let ino = if width == 8 { be64(list, at)? } else { be32(list, at)?.into() };
+        // Those that need 8 bytes are counted.
+        wide = if ino > u64::from(u32::MAX) { wide.checked_sub(1)? } else { wide };
+        Some(ino)
+    };
+    let (above, mut at) = (number(2)?, 2 + width);
+    for _ in 0..count {
+        let len = list.get(at).map(|n| usize::from(*n)).filter(|n| *n > 0)?;
+        let (place, name, kind) = (be16(list, at + 1)?, list.get(at + 3..at + 3 + len)?, *list.get(at + 3 + len)?);
+        at += 3 + len + 1;
+        visit(Entry { name, ino: number(at)?, kind, at: place.into() });
+        at += width;
+    }
+    (at == list.len() && wide == 0).then_some(above)
+}
+
 /// The names of the folder `inode` that it keeps in itself, and the folder above it.
 pub(super) fn kept_names(
     fs: &Filesystem,
@@ -137,12 +159,16 @@ pub(super) fn kept_names(
     raw: &[u8],
     mut visit: impl FnMut(&Name<'_>) -> Sound,
 ) -> std::result::Result<u64, Doubt> {
+    known(fs.superblock().has_ftype() && inode.is_dir())?;
     let (start, end) = inode.data_fork_range(raw.len());
-    let found = read_short_form(inode, raw.get(start..end).ok_or(DISAGREE)?, fs.superblock())?;
-    for e in &found.entries {
-        visit(&Name { name: &e.name, ino: e.ino, kind: e.ftype, offset: u64::from(e.offset) })?;
-    }
-    Ok(found.parent_ino)
+    let list = usize::try_from(inode.size).ok().and_then(|n| raw.get(start..end)?.get(..n)).ok_or(DISAGREE)?;
+    let mut said = Ok(());
+    let above = each_kept(list, |Entry { name, ino, kind, at }| {
+        if said.is_ok() {
+            said = ftype_from_raw(kind).map_err(Doubt::from).and_then(|kind| visit(&Name { name, ino, kind, offset: at as u64 }));
+        }
+    });
+    said.and_then(|()| above.ok_or(DISAGREE))
 }
 
 /// The hash of a name.

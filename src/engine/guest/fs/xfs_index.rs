@@ -25,7 +25,9 @@ pub(super) fn agrees(fs: &Filesystem, inode: &Inode, raw: &[u8], met: &mut dyn F
     }
     let sb = fs.superblock();
     known(sb.versionnum & NO_CASE == 0)?;
-    let (mut names, mut index) = (Vec::new(), Vec::new());
+    // Most names take 24 bytes or more.
+    let about = (inode.size / 24).min(4096) as usize;
+    let (mut names, mut index) = (Vec::with_capacity(about), Vec::with_capacity(about));
     each_block(fs, inode, raw, |at, place, block| -> Result<bool, Doubt> {
         if at < INDEX {
             names_in(fs, (block, place, inode.ino), |name| {

@@ -4,13 +4,12 @@
 //! block for the last.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use fs_xfs::Filesystem;
 use fs_xfs::ag_btree::{Shape, walk_blocks};
 
-use super::device::Reader;
 use super::guarded;
+use super::xfs::mount;
 use super::xfs_scrub::stamp_crc;
 use crate::engine::error::Result;
 use crate::engine::io::bytes::{be16, be32, put_be32};
@@ -29,7 +28,7 @@ type Row = Vec<(u32, u32, u32)>;
 /// Names the neighbours of every block in the trees of the filesystem on `dev`, which was closed.
 pub(super) fn join(dev: &WriteDevice) -> Result<()> {
     let read: Device = dev.clone();
-    let fs = guarded("open XFS", || Filesystem::mount(Arc::new(Reader(read))))?;
+    let fs = mount(read)?;
     let sb = fs.superblock();
     let size = u64::from(sb.blocksize);
     for ag in 0..sb.agcount {

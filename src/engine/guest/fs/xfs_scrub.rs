@@ -1,12 +1,11 @@
 //! What edits of an XFS filesystem leave behind: names in folders' blocks, forks of inodes that are gone, copies in the log.
 
-use std::sync::Arc;
-
 use fs_xfs::Superblock;
 use fs_xfs::log::head;
 
 use super::device::Reader;
 use super::xfs_folder::{HEAD, INDEX, entry_len};
+use super::xfs_log::unmounted;
 use super::{Node, Scrubbed, Traces, Xfs, guarded};
 use crate::engine::error::{Error, Result};
 use crate::engine::guest::recognise::FsInfo;
@@ -31,7 +30,7 @@ pub(super) fn scrub(before: &Device, dev: &WriteDevice, info: FsInfo, traces: &T
     for node in &traces.gone {
         wipe_fork(&xfs, dev.as_ref(), *node)?;
     }
-    log(&xfs, before, dev)
+    log(&xfs, before)
 }
 
 /// A folder's leftovers: in its blocks, or behind its names when it is kept in the inode.
@@ -152,29 +151,27 @@ pub(super) fn stamp_crc(bytes: &mut [u8], at: usize) {
     }
 }
 
-/// Finds what of the log is wiped: all but the record that says it is clean. The sectors that recovery of a torn commit needs (the
-/// old record, and what was written behind it) are saved.
-fn log(xfs: &Xfs, before: &Device, dev: &WriteDevice) -> Result<Scrubbed> {
+/// Finds what of the log is wiped: all but the record that says it is clean, which recovery of a torn commit needs and is saved.
+fn log(xfs: &Xfs, before: &Device) -> Result<Scrubbed> {
     let sb: &Superblock = xfs.fs.superblock();
     let (start, len) = (sb.fsblock_offset(sb.logstart), u64::from(sb.logblocks) * u64::from(sb.blocksize));
-    if sb.logstart == 0 || start.checked_add(len).is_none_or(|end| end > dev.len()) {
+    if sb.logstart == 0 || start.checked_add(len).is_none_or(|end| end > before.len()) {
         return Err(Error::unsupported("its log is on another device"));
     }
-    let ends = |dev: Device| -> Result<Option<(u64, u64)>> {
-        let found = guarded("read the XFS log", || head(Arc::new(Reader(dev)).as_ref(), sb))?;
-        Ok((found.prev_block != u32::MAX).then(|| (u64::from(found.prev_block) * 512, u64::from(found.block) * 512)))
+    // Edits leave it alone: what it was before is what it is.
+    let last = match unmounted(before.as_ref(), sb) {
+        Some(record) => Some((record.start, record.end)),
+        None => {
+            let found = guarded("read the XFS log", || head(&Reader(before.clone()), sb))?;
+            let (from, to) = (u64::from(found.prev_block) * 512, u64::from(found.block) * 512);
+            // Where the ring begins anew, the head stands at its first byte.
+            (found.prev_block != u32::MAX).then_some((from, if to <= from { len } else { to }))
+        }
     };
-    let read: Device = dev.clone();
-    let (old, new) = (ends(before.clone())?, ends(read)?);
     let mut out = Scrubbed::default();
-    if let Some((from, to)) = old {
-        // Where the ring begins anew, the head stands at its first byte.
-        let to = if to <= from { len } else { to };
-        out.saved.push((start + from, to - from));
-    }
-    match new {
+    match last {
         Some((from, to)) => {
-            let to = if to <= from { len } else { to };
+            out.saved.push((start + from, to - from));
             out.stamps.extend([(start, from), (start + to, len - to)]);
         }
         // Never written to.

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use fs_xfs::Filesystem;
 use fs_xfs::write::AttrChange;
 
-use super::device::Unlogged;
+use super::device::Writer;
 use super::write::{GuestWrite, Owner, present, regular};
+use super::xfs::superblock;
+use super::xfs_log::{Unlogged, is_clean};
 use super::{GuestFs, Node, Removal, Xfs, guarded, xfs_remove};
 use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::guest::recognise::FsInfo;
-use crate::engine::io::{WriteDevice, read_up_to};
+use crate::engine::io::{Device, WriteDevice};
 
 /// Bytes of changes that the crate keeps in memory, about, before they go to their places.
 const KEPT: usize = 1 << 20;
@@ -63,9 +65,11 @@ impl Xfs {
     }
     /// Opens it for writing.
     pub(super) fn open_rw(dev: WriteDevice, info: FsInfo) -> Result<Self> {
-        let head = read_up_to(dev.as_ref(), 0, 4096)?;
-        let sb = guarded("read XFS superblock", || fs_xfs::Superblock::parse(&head))?;
-        let fs = guarded("open XFS for writing", || Filesystem::mount_rw(Arc::new(Unlogged::new(dev.clone(), &sb)?)))?;
+        let (sb, read) = (superblock(dev.as_ref())?, dev.clone() as Device);
+        let fs = guarded("open XFS for writing", || match is_clean(&read, &sb)? {
+            true => Filesystem::mount_rw(Arc::new(Writer(Arc::new(Unlogged::new(dev.clone(), &sb))))),
+            false => Err(fs_xfs::Error::DirtyLog),
+        })?;
         let mut xfs = Xfs::over(fs, info)?;
         xfs.rw = Some(dev);
         Ok(xfs)

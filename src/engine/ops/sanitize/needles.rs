@@ -1,5 +1,7 @@
 //! What a scan looks for: of each removed content a few places.
 
+use std::collections::HashSet;
+
 use crate::engine::units::printable;
 
 /// Bytes of a needle, at least: shorter ones are found everywhere.
@@ -18,8 +20,8 @@ pub(super) struct Needles {
 }
 
 impl Needles {
-    /// Adds places of removed `content`, which was in the guest's file `from`.
-    pub(super) fn add(&mut self, content: &[u8], from: &str) {
+    /// Adds places of removed `content`, which was in the guest's file `from`. Lines that it has in common with `kept` stay in the guest.
+    pub(super) fn add(&mut self, content: &[u8], kept: &[u8], from: &str) {
         let mut taken: Vec<&[u8]> = Vec::new();
         let text =
             content.iter().take(4096).all(|b| *b == b'\t' || *b == b'\n' || *b == b'\r' || (0x20..0x7f).contains(b) || *b > 0x7f);
@@ -27,7 +29,8 @@ impl Needles {
             // The most telling lines: those with the most different bytes, from the beginning, the middle and the end.
             // Comments and the marks around a key are the same everywhere.
             let telling = |l: &&[u8]| l.len() >= SHORTEST && distinct(l) >= 8 && !l.starts_with(b"#") && !l.starts_with(b"-----");
-            let lines: Vec<&[u8]> = content.split(|b| *b == b'\n').filter(telling).collect();
+            let kept: HashSet<&[u8]> = kept.split(|b| *b == b'\n').collect();
+            let lines: Vec<&[u8]> = content.split(|b| *b == b'\n').filter(|l| telling(l) && !kept.contains(l)).collect();
             for part in [0, lines.len() / 2, lines.len().saturating_sub(1)] {
                 let near = lines.get(part..(part + 40).min(lines.len())).unwrap_or_default();
                 taken.extend(near.iter().max_by_key(|l| distinct(l)).copied());
@@ -98,9 +101,20 @@ mod tests {
         needles.add_exact(b"      set-name: eth0", "/a");
         needles.add_exact(b"token: abc       ", "/a");
         needles.add_exact(b"  set-name: eth", "/a");
-        needles.add(b"        key: 0123456\n", "/b");
+        needles.add(b"        key: 0123456\n", b"", "/b");
         let found: Vec<&[u8]> = needles.list.iter().map(|(n, _)| n.as_slice()).collect();
         let want: [&[u8]; 4] = [b"macaddress: 52:54:00:12:34:56", b"  set-name: eth0", b"token: abc      ", b"    key: 0123456"];
         assert_eq!(found, want);
+    }
+    #[test]
+    fn lines_that_stay_in_the_guest_are_not_looked_for() {
+        let mut needles = Needles::default();
+        needles.add(
+            b"root:$6$an-old-hash:19000:0\nalice:$6$her-hash:19000:0\n",
+            b"alice:$6$her-hash:19000:0\nroot:$6$new\n",
+            "/etc/shadow-",
+        );
+        let found: Vec<&[u8]> = needles.list.iter().map(|(n, _)| n.as_slice()).collect();
+        assert_eq!(found, [b"root:$6$an-old-hash:19000:0"]);
     }
 }

@@ -16,6 +16,7 @@ use crate::engine::format::Format;
 use crate::engine::guest::fs::{self, FileType, GuestFs, Scrubbed, Traces};
 use crate::engine::guest::recognise::FsKind;
 use crate::engine::guest::sanitize::find::Survey;
+use crate::engine::guest::sanitize::operations::copied_from;
 use crate::engine::guest::sanitize::{Edit, Operation};
 use crate::engine::guest::tree::{Guest, Mount};
 use crate::engine::guest::volumes::{Volume, volumes};
@@ -204,7 +205,8 @@ fn look(operation: &'static Operation, survey: &mut Survey<'_>, needles: &mut Ne
                 }
                 Edit::Empty | Edit::Remove | Edit::Link(_) if stat.links == 1 || c.edit == Edit::Empty => {
                     let taste = taste(survey.guest(), spot, stat.size);
-                    needles.add(&taste.map_err(|e| blame(survey.guest(), operation.id, e))?, &name);
+                    let kept = copied_from(&c.path).and_then(|original| survey.content(&original)).unwrap_or_default();
+                    needles.add(&taste.map_err(|e| blame(survey.guest(), operation.id, e))?, &kept, &name);
                 }
                 _ => {}
             }

@@ -291,7 +291,7 @@ mod tests {
         let at = PIECE as usize - 10;
         disk[at..at + secret.len()].copy_from_slice(secret);
         let mut needles = Needles::default();
-        needles.add(&[b"x\n".as_slice(), secret, b"\n"].concat(), "/etc/s");
+        needles.add(&[b"x\n".as_slice(), secret, b"\n"].concat(), b"", "/etc/s");
         let found = scan(&needles, &Memory::new(disk));
         assert_eq!((found.bytes, found.found), (3 << 20, vec![(at as u64, "/etc/s".to_string())]));
     }

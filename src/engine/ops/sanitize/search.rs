@@ -9,7 +9,7 @@ const GRAM: usize = 4;
 /// Words of the filter: as many as the processor's nearest memory holds with room to spare.
 const WORDS: usize = 1 << 12;
 
-/// Probes made before any is looked at, so that they need not wait for each other.
+/// Probes in a row; where one says "perhaps", all of them are made again.
 const AT_ONCE: usize = 8;
 /// Strides that the program was made for, ascending: needles have at least 16 bytes.
 const STRIDES: [usize; 5] = [13, 15, 21, 29, 45];
@@ -77,11 +77,7 @@ impl Index {
         let filter = self.filter.as_ref();
         let mut at = 0;
         for part in buf.as_chunks::<STRIDE>().0.as_chunks::<AT_ONCE>().0 {
-            let mut any = 0;
-            for g in part.iter().filter_map(|c| c.first_chunk::<GRAM>()) {
-                any |= perhaps(filter, u32::from_le_bytes(*g));
-            }
-            if any & 1 != 0 {
+            if part.iter().filter_map(|c| c.first_chunk::<GRAM>()).any(|g| perhaps(filter, u32::from_le_bytes(*g))) {
                 self.probe(buf, at, at + AT_ONCE * STRIDE, hit);
             }
             at += AT_ONCE * STRIDE;
@@ -94,7 +90,7 @@ impl Index {
         while at < end
             && let Some(g) = gram(buf, at)
         {
-            if perhaps(&self.filter, g) & 1 != 0 {
+            if perhaps(&self.filter, g) {
                 self.compare(buf, at, g, hit);
             }
             at += self.stride;
@@ -137,11 +133,11 @@ fn place(g: u32) -> (usize, u32) {
     ((hash >> (32 - WORDS.ilog2())) as usize, (hash >> (26 - WORDS.ilog2())) & 63)
 }
 
-/// Its lowest bit says whether a needle may hold the run `g`.
+/// Whether a needle may hold the run `g`.
 #[inline]
-fn perhaps(filter: &[u64; WORDS], g: u32) -> u64 {
+fn perhaps(filter: &[u64; WORDS], g: u32) -> bool {
     let (word, bit) = place(g);
-    filter.get(word).map_or(0, |w| w >> bit)
+    filter.get(word).is_some_and(|w| w >> bit & 1 != 0)
 }
 
 #[cfg(test)]

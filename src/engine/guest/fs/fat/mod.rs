@@ -257,8 +257,10 @@ impl GuestFs for Fat {
         Ok(self.names(dir)?.into_iter().map(|n| DirEntry { name: n.name, node: n.node }).collect())
     }
     fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Node>> {
-        // FAT does not mind case.
         Ok(self.list(dir)?.into_iter().find(|e| e.name.eq_ignore_ascii_case(name)).map(|e| e.node))
+    }
+    fn minds_case(&self) -> bool {
+        false
     }
     fn read(&self, node: Node, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let e = self.entry(node)?;

@@ -20,7 +20,6 @@ mod records;
 mod tree;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use fs_xfs::{Filesystem, Superblock};
 
@@ -30,7 +29,7 @@ use inode::{Entry, Run};
 use records::Piece;
 
 use crate::engine::error::{Error, ErrorKind, Result};
-use crate::engine::guest::fs::device::Reader;
+use crate::engine::guest::fs::xfs::mount;
 use crate::engine::guest::fs::xfs_check::{COUNTS_INODE_BLOCKS, LAZY_COUNTERS};
 use crate::engine::guest::fs::xfs_scrub::stamp_crc;
 use crate::engine::guest::fs::{Node, Removal, guarded};
@@ -114,7 +113,7 @@ impl Volume<'_> {
 /// Does what [`super::remove_all`] says; `None` where that is the crate's to do, and nothing was changed.
 pub(super) fn remove(dev: &WriteDevice, wanted: &[Removal<'_>]) -> Result<Option<Vec<bool>>> {
     let read: Device = dev.clone();
-    let fs = guarded("open XFS", || Filesystem::mount(Arc::new(Reader(read))))?;
+    let fs = mount(read)?;
     let v = Volume { dev: dev.as_ref(), sb: fs.superblock(), fs: &fs };
     if !v.is_known()? {
         return Ok(None);

@@ -1,9 +1,9 @@
 //! Names in a block of a folder, and in its inode. "XFS Algorithms & Data Structures": directories.
 
 use crate::engine::error::{Error, Result};
-use crate::engine::guest::fs::xfs_folder::{HEAD, each_entry, entry_len, hash};
+use crate::engine::guest::fs::xfs_folder::{HEAD, each_entry, each_kept, entry_len, hash};
 use crate::engine::guest::fs::xfs_scrub::stamp_crc;
-use crate::engine::io::bytes::{be16, be32, be64, put, put_be16, put_be32, put_be64};
+use crate::engine::io::bytes::{be16, put, put_be16, put_be32, put_be64};
 
 /// Magic numbers of a block of names, alone and with its index.
 pub(super) const NAMES: &[u8; 4] = b"XDD3";
@@ -137,21 +137,10 @@ pub(super) fn only_block(block: &mut [u8], names: &[Name]) {
 }
 
 /// The list of names an inode keeps itself: the folder above, and the names.
-pub(super) fn read_list(fork: &[u8]) -> Result<(u64, Vec<Name>)> {
-    let count = fork.first().copied().ok_or_else(bad)?;
-    let wide = fork.get(1).copied().ok_or_else(bad)? > 0;
-    let number = |at| if wide { be64(fork, at) } else { be32(fork, at).map(u64::from) }.ok_or_else(bad);
-    let width = if wide { 8 } else { 4 };
-    let (above, mut at, mut out) = (number(2)?, 2 + width, Vec::new());
-    for _ in 0..count {
-        let len = fork.get(at).map(|n| usize::from(*n)).filter(|n| *n > 0).ok_or_else(bad)?;
-        let offset = usize::from(be16(fork, at + 1).ok_or_else(bad)?);
-        let name = fork.get(at + 3..at + 3 + len).ok_or_else(bad)?.to_vec();
-        let kind = fork.get(at + 3 + len).copied().ok_or_else(bad)?;
-        at += 3 + len + 1;
-        out.push(Name { name, ino: number(at)?, kind, at: offset });
-        at += width;
-    }
+pub(super) fn read_list(list: &[u8]) -> Result<(u64, Vec<Name>)> {
+    let mut out = Vec::new();
+    let above =
+        each_kept(list, |e| out.push(Name { name: e.name.to_vec(), ino: e.ino, kind: e.kind, at: e.at })).ok_or_else(bad)?;
     Ok((above, out))
 }
 
@@ -177,5 +166,25 @@ pub(super) fn place(names: &mut [Name]) {
     for n in names {
         n.at = at;
         at += n.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inodes_own_list_is_read_as_it_was_written_and_nothing_else_is() {
+        let name = |name: &[u8], ino| Name { name: name.to_vec(), ino, kind: 1, at: 96 };
+        for (above, wide) in [(128, 0), (WIDE, 1)] {
+            let written = list(above, &[name(b"a", 131), name(b"longer-than-that", 4_000_000_000)]);
+            let (read_above, read) = read_list(&written).unwrap();
+            assert_eq!((read_above, list(read_above, &read), written[1]), (above, written.clone(), wide));
+            assert!((0..written.len()).all(|n| read_list(&written[..n]).is_err()), "cut off anywhere");
+            assert!(read_list(&[written.as_slice(), &[0]].concat()).is_err(), "more than its names");
+            let mut other = written.clone();
+            other[1] += 1;
+            assert!(read_list(&other).is_err(), "numbers of another width, or another count of wide ones");
+        }
     }
 }

@@ -6,6 +6,8 @@ mod network;
 mod service;
 mod trace;
 
+pub use trace::copied_from;
+
 use super::find::Survey;
 use super::{Default, Found, Operation};
 use crate::engine::error::Result;

@@ -98,7 +98,7 @@ pub(super) const ALL: &[Operation] = &[
     Operation {
         id: "backup-files",
         title: "Remove the copies that account tools leave",
-        files: &["/etc/passwd-, shadow-, group-, gshadow-, subuid-, subgid-", "/etc/*.rpmsave, *.dpkg-old"],
+        files: &["/etc/passwd-, shadow-, group-, gshadow-, subuid-, subgid-", "/var/backups/{passwd,shadow,group,gshadow}.bak"],
         default: Default::On,
         reports_only: false,
         verified: "none is left",
@@ -312,6 +312,13 @@ fn backup_files(s: &Survey<'_>) -> Result<Found> {
     Ok(found)
 }
 
+/// The file that the one at `path`, found by [`backup_files`], is a copy of.
+pub fn copied_from(path: &[u8]) -> Option<Vec<u8>> {
+    let name = path.strip_prefix(b"/var/backups/").and_then(|n| n.strip_suffix(b".bak"));
+    let name = name.or_else(|| path.strip_prefix(b"/etc/")?.strip_suffix(b"-"))?;
+    Some([b"/etc/", name].concat())
+}
+
 fn accounting(s: &Survey<'_>) -> Result<Found> {
     let mut found = Found::default();
     s.remove(&mut found, &["/var/account/pacct*", "/var/log/account/*", "/var/lib/dovecot/instances"], "records of use", false)?;
@@ -320,6 +327,16 @@ fn accounting(s: &Survey<'_>) -> Result<Found> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn copies_name_what_they_are_of() {
+        let of = |p: &[u8]| super::copied_from(p);
+        assert_eq!(
+            (of(b"/etc/shadow-"), of(b"/var/backups/group.bak")),
+            (Some(b"/etc/shadow".to_vec()), Some(b"/etc/group".to_vec()))
+        );
+        assert_eq!((of(b"/etc/shadow"), of(b"/home/a-"), of(b"/var/backups/group.1")), (None, None, None));
+    }
+
     #[test]
     fn rotated_logs_are_told_from_those_in_use() {
         for old in ["syslog.1", "messages-20240101", "dpkg.log.2.gz", "x.old", "y.xz"] {
