@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cowshed::engine::guest::fs::{self, FileType, GuestFs, Node};
+use cowshed::engine::guest::tree::Guest;
+use cowshed::engine::io::Device;
 use cowshed::engine::io::file::FileDevice;
 
 use crate::common::{dir, noise, run, s, stored_as_walked, text};
@@ -196,6 +198,29 @@ fn fat_filled_by_mtools_is_read() {
             run("mcopy", &["-i", s(&image), "-s", s(&root.join(top)), "::"]);
         }
         same(fat, &tree(&image), &expected);
+    }
+}
+
+/// However often a folder was looked into: what is in it is found in any case on a FAT, and in its own elsewhere.
+#[test]
+fn names_are_found_as_their_filesystem_compares_them() {
+    let d = dir();
+    let root = d.path().join("root");
+    std::fs::create_dir_all(root.join("etc")).unwrap();
+    std::fs::write(root.join("etc/Hosts"), "here\n").unwrap();
+    let (fat, ext) = (d.path().join("fat.raw"), d.path().join("ext.raw"));
+    run("truncate", &["-s", "64M", s(&fat), s(&ext)]);
+    run("mkfs.vfat", &[s(&fat)]);
+    run("mcopy", &["-i", s(&fat), "-s", s(&root.join("etc")), "::"]);
+    run("mke2fs", &["-q", "-F", "-t", "ext4", "-d", s(&root), s(&ext)]);
+    for (image, minds) in [(fat, false), (ext, true)] {
+        let disk: Device = Arc::new(FileDevice::open(&image).unwrap());
+        let guest = Guest::open_partition(&disk, None).unwrap();
+        for _ in 0..10 {
+            assert!(guest.resolve(b"/etc/Hosts", true).is_ok());
+            assert_eq!(guest.resolve(b"/ETC/hosts", true).is_ok(), !minds);
+            assert!(guest.resolve(b"/etc/nothing", true).is_err());
+        }
     }
 }
 
