@@ -45,17 +45,18 @@ pub fn cowshed(args: &[&str]) -> Output {
 
 /// The same, run in the folder `cwd`.
 pub fn cowshed_in(cwd: &Path, args: &[&str]) -> Output {
+    at_home(env!("CARGO_BIN_EXE_cowshed")).args(args).current_dir(cwd).output().expect("the cowshed binary runs")
+}
+
+/// `program`, which is ours or runs it, with that home.
+pub fn at_home(program: &str) -> Command {
     let home = std::env::temp_dir().join(format!("cowshed-home-{}", std::process::id()));
-    Command::new(env!("CARGO_BIN_EXE_cowshed"))
-        .args(args)
-        .current_dir(cwd)
-        .env("HOME", &home)
-        .env("XDG_CONFIG_HOME", home.join("config"))
-        .env("XDG_STATE_HOME", home.join("state"))
-        .env("XDG_CACHE_HOME", home.join("cache"))
-        .env("XDG_RUNTIME_DIR", home.join("run"))
-        .output()
-        .expect("the cowshed binary runs")
+    let mut command = Command::new(program);
+    command.env("HOME", &home);
+    for (name, folder) in [("CONFIG_HOME", "config"), ("STATE_HOME", "state"), ("CACHE_HOME", "cache"), ("RUNTIME_DIR", "run")] {
+        command.env(format!("XDG_{name}"), home.join(folder));
+    }
+    command
 }
 
 /// A path as text.

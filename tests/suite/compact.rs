@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::common::{content, cowshed_in, create, dir, noise, qemu_content, qemu_img, qemu_io, run, s, text};
+use crate::common::{at_home, content, cowshed_in, create, dir, noise, qemu_content, qemu_img, qemu_io, run, s, text};
 use std::sync::Arc;
 
 use cowshed::engine::chain::{Chain, Disk, OpenOptions};
@@ -546,7 +546,7 @@ const ENDS: [&str; 5] = ["error=EIO:when=", "error=EIO:when=+", "error=ENOSPC:wh
 /// Runs the program with each call that changes a file ending in each way, in a folder made by `make`, and shows the folder to `look`.
 fn every_end(make: impl Fn(&Path), args: &[&str], look: impl Fn(&Path, &str)) {
     let strace = |cwd: &Path, options: &[&str]| {
-        let out = std::process::Command::new("strace")
+        let out = at_home("strace")
             .args(["-f", "-qq", "-o", "trace.log"])
             .args(options)
             .arg(env!("CARGO_BIN_EXE_cowshed"))

@@ -7,7 +7,7 @@ use cowshed::engine::io::Device;
 use cowshed::engine::io::file::FileDevice;
 use serde_json::Value;
 
-use crate::common::{cowshed, dir, noise, qemu_img, run, s};
+use crate::common::{at_home, cowshed, dir, noise, qemu_img, run, s};
 use crate::guest_write::{complaints, make, tree};
 use crate::physical_volume::physical_volume;
 
@@ -469,7 +469,7 @@ fn a_profile_of_ones_own_is_used_and_what_contradicts_itself_is_told() {
     let config = d.path().join("cowshed/config.toml");
     let run = |text: &str, args: &[&str]| {
         std::fs::write(&config, text).unwrap();
-        let out = std::process::Command::new(env!("CARGO_BIN_EXE_cowshed"))
+        let out = at_home(env!("CARGO_BIN_EXE_cowshed"))
             .args(["sanitize", "--output", "json"])
             .args(args)
             .env("XDG_CONFIG_HOME", d.path())

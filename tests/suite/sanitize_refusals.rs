@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cowshed::engine::io::locks::LockState;
 
-use crate::common::{cowshed, dir, qemu_img, run, s};
+use crate::common::{at_home, cowshed, dir, qemu_img, run, s};
 use crate::guest_write::{complaints, make};
 use crate::physical_volume::physical_volume;
 use crate::sanitize::{disk, guest, left, report};
@@ -218,7 +218,7 @@ fn a_guest_whose_etc_leads_to_the_host_changes_nothing_there() {
     bytes[at + 2..at + 6].copy_from_slice(b"../r");
     std::fs::write(&image, &bytes).unwrap();
     let trace = d.path().join("trace");
-    let out = Command::new("strace")
+    let out = at_home("strace")
         .args(["-f", "-e", "trace=open,openat,openat2,readlink,unlink,unlinkat,rename", "-o", s(&trace)])
         .args([env!("CARGO_BIN_EXE_cowshed"), "sanitize", "--output", "json", s(&image)])
         .output()
@@ -272,7 +272,7 @@ fn damaged_structures_are_told_and_nothing_is_written() {
             bytes[*at..at + new.len()].copy_from_slice(new);
         }
         std::fs::write(&image, &bytes).unwrap();
-        let out = Command::new("timeout")
+        let out = at_home("timeout")
             .args(["20", "prlimit", "--as=3221225472", "--", env!("CARGO_BIN_EXE_cowshed"), "sanitize", s(&image)])
             .output()
             .expect("timeout and prlimit are there");

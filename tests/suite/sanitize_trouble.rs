@@ -8,13 +8,13 @@ use std::sync::Arc;
 use cowshed::engine::io::Device;
 use cowshed::engine::io::file::FileDevice;
 
-use crate::common::{cowshed, dir, qemu_img, run, s};
+use crate::common::{at_home, cowshed, dir, qemu_img, run, s};
 use crate::guest_write::{complaints, make, tree};
 use crate::sanitize::{guest, left, report};
 
 /// Runs `cowshed sanitize` on `image` with strace's `inject` (a call of the kernel, and what happens to it).
 pub fn injected(image: &Path, inject: &str, more: &[&str]) -> Output {
-    Command::new("strace")
+    at_home("strace")
         .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64,fdatasync,fallocate", "-e", &format!("inject={inject}")])
         .args([env!("CARGO_BIN_EXE_cowshed"), "sanitize"])
         .args(more)
@@ -26,7 +26,7 @@ pub fn injected(image: &Path, inject: &str, more: &[&str]) -> Output {
 /// Calls of `name` that a whole sanitising of `image` makes.
 pub fn calls(image: &Path, name: &str) -> usize {
     let log = image.with_extension("log");
-    let out = Command::new("strace")
+    let out = at_home("strace")
         .args(["-f", "-qq", "-o", s(&log), "-e", &format!("trace={name}"), env!("CARGO_BIN_EXE_cowshed"), "sanitize", s(image)])
         .output()
         .unwrap();

@@ -108,22 +108,17 @@ pub(super) fn refuse_half_done(path: &Path) -> Result<()> {
 
 /// The same for an image that may be half done: for whoever is about to mend that.
 pub(super) fn open_as_it_is(path: &Path, format: Option<Format>, gate: &Gate) -> Result<Editing> {
-    open_noting(path, format, gate, None)
-}
-
-/// The same, and what is written is noted in `written`.
-pub(super) fn open_noting(path: &Path, format: Option<Format>, gate: &Gate, written: Option<&Written>) -> Result<Editing> {
     // Held before it is looked at, so that what is read here is still so when it is written.
-    let (dev, guard) = hold(path)?;
-    open_held(path, format, gate, (noting(written, dev)?, guard), written)
+    open_held(path, format, gate, hold(path)?, None)
 }
 
-/// The same for a file that is `held` already: the one at `path`, or a copy of it that is to take its name.
+/// The same for a file that is `held` already: the one at `path`, or a copy of it that is to take its name. What is written is noted in
+/// `written`.
 pub(super) fn open_held(
     path: &Path,
     format: Option<Format>,
     gate: &Gate,
-    held: (WriteDevice, Guard),
+    (dev, guard): (WriteDevice, Guard),
     written: Option<&Written>,
 ) -> Result<Editing> {
     // What it stands on is read through while it is written.
@@ -141,6 +136,7 @@ pub(super) fn open_held(
             Some(Below(Arc::new(disk)))
         }
     };
+    let held = (noting(written, dev)?, guard);
     let mut editing = write_noting(path, format, gate, held, below, written.cloned())?;
     editing.guards.append(&mut guards);
     editing.below = layers;

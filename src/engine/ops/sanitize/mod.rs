@@ -211,12 +211,16 @@ pub fn preview(spec: &SanitizeSpec) -> Result<Report> {
 fn foresee(spec: &SanitizeSpec, run: bool, job: &JobContext) -> Result<(Report, Ready)> {
     // The system takes milliseconds to say who holds a file: meanwhile the plan is made. In use is what counts, whatever came of that.
     let (held, ready) = std::thread::scope(|s| {
-        let held = s.spawn(|| open::refuse_in_use(&spec.image));
+        let held = s.spawn(|| match run && spec.target.is_none() {
+            true => open::hold(&spec.image).map(Some),
+            false => open::refuse_in_use(&spec.image).map(|()| None),
+        });
         let ready = Ready::make(spec, run && spec.target.is_none(), job);
         (held.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "asking who holds the image gave up"))), ready)
     });
-    held?;
-    let ready = ready?;
+    let held = held?;
+    let mut ready = ready?;
+    ready.held = held;
     let mut report = ready.prepared.report.clone();
     if spec.target.is_none() && !report.is_empty() {
         spec.refuse_second_undo()?;
@@ -302,9 +306,13 @@ impl Sanitize {
         Sanitize { spec, ready: Mutex::default() }
     }
 
-    /// What was prepared for the plan where that still holds, else anew. For who holds the image against others.
-    fn ready(&self, job: &JobContext) -> Result<Ready> {
-        let planned = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// What was prepared for the plan.
+    fn planned(&self) -> Option<Ready> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What was `planned` where that still holds, else anew. For who holds the image against others.
+    fn ready(&self, planned: Option<Ready>, job: &JobContext) -> Result<Ready> {
         planned.filter(Ready::holds).map_or_else(|| Ready::make(&self.spec, self.spec.target.is_none(), job), Ok)
     }
 
@@ -411,15 +419,16 @@ impl Sanitize {
         if self.roll_back(true, job)? {
             job.log("an earlier sanitise that was interrupted is rolled back");
         }
-        let written = Written::default();
+        let (written, mut planned) = (Written::default(), self.planned());
+        let held = planned.as_mut().and_then(|p| p.held.take()).map_or_else(|| open::hold(&spec.image), Ok)?;
         let open::Editing { writer, guards: _guards, .. } =
-            open::open_noting(&spec.image, spec.open_as()?, &spec.gate(), Some(&written))?;
+            open::open_held(&spec.image, spec.open_as()?, &spec.gate(), held, Some(&written))?;
         // What it still says, nobody else can have said since: the image is held.
         if interrupted(&spec.image) {
             return Err(half_done(&spec.undo_path()));
         }
         marker::clear(&spec.image)?;
-        let Ready { chain, disk, mut prepared, .. } = self.ready(job)?;
+        let Ready { chain, disk, mut prepared, .. } = self.ready(planned, job)?;
         if prepared.report.is_empty() && scrubs(&prepared.report) {
             job.finishing()?;
             writer.wipe_unused()?;
@@ -565,7 +574,7 @@ impl Operation for Sanitize {
             }
             (Action::Sanitize, None) => self.in_place(job),
             (Action::Sanitize, Some(to)) => {
-                let prepared = copy::copy(spec, to, |job| self.ready(job), job)?;
+                let prepared = copy::copy(spec, to, |job| self.ready(self.planned(), job), job)?;
                 self.close(prepared, (&Early::default(), &Written::default()), job)
             }
         }

@@ -8,7 +8,9 @@ use super::SanitizeSpec;
 use super::prepare::Prepared;
 use crate::engine::chain::{Chain, Disk};
 use crate::engine::error::Result;
+use crate::engine::io::WriteDevice;
 use crate::engine::io::file::FileId;
+use crate::engine::io::locks::Guard;
 use crate::engine::job::JobContext;
 
 /// Older than this, a file's times tell every later write: clocks of filesystems tick in milliseconds.
@@ -19,6 +21,8 @@ pub(super) struct Ready {
     pub(super) chain: Chain,
     pub(super) disk: Arc<Disk>,
     pub(super) prepared: Prepared,
+    /// The image, held for writing: a run in place follows.
+    pub(super) held: Option<(WriteDevice, Guard)>,
     stamps: Option<Vec<Stamp>>,
 }
 
@@ -35,7 +39,7 @@ impl Ready {
         let stamps = stamps(&disk);
         let mut prepared = spec.prepare(&disk, scan, job)?;
         spec.finish_report(&chain, &disk, &mut prepared);
-        Ok(Ready { chain, disk, prepared, stamps })
+        Ok(Ready { chain, disk, prepared, held: None, stamps })
     }
 
     /// True when no file has changed since. Asked by who holds them against others.
