@@ -25,9 +25,11 @@ pub(super) struct Xfs {
 /// The filesystem on `dev`, open for reading.
 pub(super) fn mount(dev: Device) -> Result<Filesystem> {
     let sb = superblock(dev.as_ref())?;
-    let dev: Device = if unmounted(dev.as_ref(), &sb).is_some() { Arc::new(Unlogged::new(dev, &sb)) } else { dev };
     // Without the crate's own cache: guests are read through one of ours, and who reads free space alone reads each block once.
-    guarded("open XFS", || Filesystem::mount_with_cache(Arc::new(Reader(dev)), 0))
+    guarded("open XFS", || match unmounted(dev.as_ref(), &sb) {
+        Some(_) => Filesystem::mount_with_cache(Arc::new(Reader(Arc::new(Unlogged::new(dev.clone(), &sb)))), 0),
+        None => Filesystem::mount_with_cache(Arc::new(Reader(dev.clone())), 0),
+    })
 }
 
 /// The superblock of the filesystem on `dev`.
