@@ -22,6 +22,7 @@ mod report;
 mod residue;
 mod scan;
 mod search;
+mod spec;
 mod undo;
 mod whose;
 
@@ -31,6 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use outlook::{Kept, Outlook, kept, kept_of, outlook};
 pub use report::{Entry, Report, Shown, State, UndoFile};
 pub use residue::{Residue, Scanned};
+pub use spec::{Action, SanitizeSpec};
 
 use prepare::{Prepared, Wish, prepare};
 use ready::Ready;
@@ -39,12 +41,10 @@ use scan::Early;
 use super::edit as open;
 use super::plan::{Estimate, Plan, PlanFile, Undo};
 use super::{Operation, Outcome, dependents};
-use crate::engine::chain::{Chain, Disk, OpenOptions};
+use crate::engine::chain::{Chain, Disk};
 use crate::engine::error::{Context, Error, ErrorKind, Result};
 use crate::engine::format::Format;
 use crate::engine::format::write::DiskWriter;
-use crate::engine::guest::sanitize::Selection;
-use crate::engine::io::gate::Gate;
 use crate::engine::io::watched::Written;
 use crate::engine::io::{ReadAt, sys};
 use crate::engine::job::{Claim, JobContext};
@@ -52,149 +52,6 @@ use crate::engine::units::{KIB, binary, count};
 
 /// What to do about a filesystem that is damaged.
 const MEND: &str = "have e2fsck or xfs_repair mend it first";
-
-/// What to do with an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Action {
-    /// Sanitise it.
-    #[default]
-    Sanitize,
-    /// Take the last sanitising back.
-    Undo,
-    /// Destroy the undo file, which holds what was removed.
-    DestroyUndo,
-}
-
-/// A sanitising, as plain data.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct SanitizeSpec {
-    /// The image.
-    pub image: PathBuf,
-    /// Its format; `None` probes.
-    pub format: Option<Format>,
-    /// What to do.
-    pub action: Action,
-    /// Which operations.
-    pub selection: Selection,
-    /// Keep the undo file when it is done; without it nothing can be taken back.
-    pub keep_undo: bool,
-    /// Where the undo file is; `None`: beside the image.
-    pub undo_file: Option<PathBuf>,
-    /// Make a new image instead of changing this one.
-    pub target: Option<PathBuf>,
-    /// The new image's format; `None`: that of the source.
-    pub target_format: Option<Format>,
-    /// Replay a journal that the guest left (ext).
-    pub replay: bool,
-    /// Folders whose files may be opened when an image names them, besides the image's own.
-    pub roots: Vec<PathBuf>,
-    /// Open whatever file an image names.
-    pub follow: bool,
-}
-
-impl SanitizeSpec {
-    /// The default operations, in place.
-    pub fn new(image: impl Into<PathBuf>) -> Self {
-        SanitizeSpec {
-            image: image.into(),
-            format: None,
-            action: Action::Sanitize,
-            selection: Selection::default(),
-            keep_undo: true,
-            undo_file: None,
-            target: None,
-            target_format: None,
-            replay: false,
-            roots: Vec::new(),
-            follow: false,
-        }
-    }
-
-    /// What it does, in a line.
-    pub fn title(&self) -> String {
-        let image = self.image.display();
-        match (self.action, &self.target) {
-            (Action::Undo, _) => format!("take back the sanitising of {image}"),
-            (Action::DestroyUndo, _) => format!("destroy the undo file of {image}"),
-            (Action::Sanitize, Some(to)) => format!("sanitize {image} into {}", to.display()),
-            (Action::Sanitize, None) => format!("sanitize {image}"),
-        }
-    }
-
-    /// The arguments of the `cowshed` command that does the same.
-    pub fn command(&self) -> Vec<String> {
-        let mut out: Vec<String> = vec!["sanitize".into()];
-        let mut opt = |flag: &str, value: Option<String>| {
-            out.push(flag.into());
-            out.extend(value);
-        };
-        if let Some(f) = self.format {
-            opt("-f", Some(f.name().into()));
-        }
-        match self.action {
-            Action::Undo => opt("--undo", None),
-            Action::DestroyUndo => opt("--destroy-undo", None),
-            Action::Sanitize => {
-                if let Some(p) = &self.selection.profile {
-                    opt("--profile", Some(p.clone()));
-                }
-                for (flag, ids) in [("--enable", &self.selection.enable), ("--disable", &self.selection.disable)] {
-                    if !ids.is_empty() {
-                        opt(flag, Some(ids.join(",")));
-                    }
-                }
-                if !self.keep_undo && self.target.is_none() {
-                    opt("--no-undo", None);
-                }
-                if let Some(to) = &self.target {
-                    opt("--to", Some(to.display().to_string()));
-                }
-                if let Some(f) = self.target_format {
-                    opt("-O", Some(f.name().into()));
-                }
-                if self.replay {
-                    opt("--replay", None);
-                }
-            }
-        }
-        if let Some(f) = &self.undo_file {
-            opt("--undo-file", Some(f.display().to_string()));
-        }
-        if self.follow {
-            opt("--follow", None);
-        }
-        out.push(self.image.display().to_string());
-        out
-    }
-
-    /// The same with absolute paths.
-    pub fn absolute(mut self) -> Self {
-        self.image = super::absolute(self.image);
-        self.target = self.target.map(super::absolute);
-        self.undo_file = self.undo_file.map(super::absolute);
-        self.roots = self.roots.into_iter().map(super::absolute).collect();
-        self
-    }
-
-    fn gate(&self) -> Gate {
-        self.roots.iter().fold(Gate::around(&self.image), |g, r| g.allow(r)).follow(self.follow)
-    }
-
-    /// Where the undo file is.
-    pub fn undo_path(&self) -> PathBuf {
-        self.undo_file.clone().unwrap_or_else(|| undo::beside(&self.image))
-    }
-
-    fn chain(&self) -> Result<Chain> {
-        Chain::open(&self.image, &OpenOptions { format: self.open_as()?, gate: Some(self.gate()), ..OpenOptions::default() })
-    }
-
-    /// The format it is opened as.
-    fn open_as(&self) -> Result<Option<Format>> {
-        open::bare_is_raw(&self.image, self.format)
-    }
-}
 
 /// True when a sanitising of the image at `path` was interrupted, so that its content is half done.
 pub fn interrupted(path: &Path) -> bool {
