@@ -435,7 +435,7 @@ fn each_refusal_names_its_reason_and_writes_nothing() {
     if std::process::Command::new("mkfs.xfs").args(["-q", "-m", "crc=0", s(&four)]).output().is_ok_and(|o| o.status.success()) {
         let dev: Device = Arc::new(FileDevice::open(&four).unwrap());
         let info = cowshed::engine::guest::recognise::recognise(dev.as_ref()).unwrap().unwrap();
-        let why = cowshed::engine::guest::fs::refusal(&dev, &info, false, None).unwrap();
+        let why = cowshed::engine::guest::fs::refusal(&dev, &info, false).unwrap();
         assert!(why.is_some_and(|w| w.contains("version 4")));
     }
 }

@@ -72,7 +72,7 @@ fn one(volume: &Volume, info: &FsInfo, thorough: bool, stop: &dyn Fn() -> bool) 
     if !readable(info.kind) {
         return doubt(format!("the free space of {} cannot be told", info.kind.name()));
     }
-    if let Some(why) = fs::refusal(dev, info, false, None)? {
+    if let Some(why) = fs::refusal(dev, info, false)? {
         return doubt(why);
     }
     let fs: Arc<dyn GuestFs> = Arc::from(fs::open(dev.clone())?);

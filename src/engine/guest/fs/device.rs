@@ -25,7 +25,7 @@ impl fs_ext4::block_io::BlockDevice for Reader {
     }
 }
 
-/// A writable device for them.
+/// The same for writing.
 pub(super) struct Writer(pub(super) WriteDevice);
 
 impl fs_ext4::block_io::BlockDevice for Writer {

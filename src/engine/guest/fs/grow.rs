@@ -40,7 +40,7 @@ pub fn grow(dev: &WriteDevice) -> Result<Option<Grown>> {
         return Err(Error::corrupt(format!("the filesystem spans {size} bytes, and the volume that holds it has {}", dev.len())));
     }
     // A journal that was not replayed is looked at below; what else speaks against writing speaks against growing.
-    if let Some(why) = refusal(&read(), &info, true, None)? {
+    if let Some(why) = refusal(&read(), &info, true)? {
         return Err(Error::unsupported(why));
     }
     sound(read(), "before")?;

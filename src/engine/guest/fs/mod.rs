@@ -208,11 +208,6 @@ pub trait GuestFs: Send + Sync {
         Ok(())
     }
 
-    /// Its journal held what was not done yet when it was opened, as far as the filesystem's reader looks.
-    fn was_replayed(&self) -> bool {
-        false
-    }
-
     /// Our own check of the whole filesystem: what is wrong, in words; empty when nothing is. Filesystems that cannot be checked say
     /// `Unsupported`.
     fn check(&self) -> Result<Vec<String>> {

@@ -2,7 +2,7 @@
 
 use super::xfs::superblock;
 use super::xfs_log::is_clean;
-use super::{GuestFs, fat, guarded};
+use super::{fat, guarded};
 use crate::engine::error::Result;
 use crate::engine::guest::recognise::{FsInfo, FsKind};
 use crate::engine::io::bytes::{le16, le32};
@@ -30,15 +30,14 @@ const EXT_INCOMPAT: &[(u32, &str)] = &[
     (0x2_0000, "casefold"),
 ];
 
-/// Why the filesystem `info` on `dev` is not written; `None` when it can be. `replay`: a journal that was not replayed may be. `open`: it is
-/// open, and its log was read for that.
-pub fn refusal(dev: &Device, info: &FsInfo, replay: bool, open: Option<&dyn GuestFs>) -> Result<Option<String>> {
+/// Why the filesystem `info` on `dev` is not written; `None` when it can be. `replay`: a journal that was not replayed may be.
+pub fn refusal(dev: &Device, info: &FsInfo, replay: bool) -> Result<Option<String>> {
     if info.size.is_some_and(|size| size > dev.len()) {
         return Ok(Some("the filesystem is larger than the volume that holds it".into()));
     }
     match info.kind {
         FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => ext(dev, replay),
-        FsKind::Xfs => xfs(dev, open),
+        FsKind::Xfs => xfs(dev),
         FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32 => fat::refusal(dev, info),
         FsKind::Btrfs => Ok(Some("btrfs is read and reported, and not written".into())),
         FsKind::Ntfs => Ok(Some("NTFS is not written".into())),
@@ -69,7 +68,7 @@ fn ext(dev: &Device, replay: bool) -> Result<Option<String>> {
     Ok(None)
 }
 
-fn xfs(dev: &Device, open: Option<&dyn GuestFs>) -> Result<Option<String>> {
+fn xfs(dev: &Device) -> Result<Option<String>> {
     let sb = superblock(dev.as_ref())?;
     if sb.versionnum & 0xf < 5 {
         return Ok(Some("it is XFS version 4, without checksums, which is not written".into()));
@@ -80,10 +79,7 @@ fn xfs(dev: &Device, open: Option<&dyn GuestFs>) -> Result<Option<String>> {
     if sb.logstart == 0 {
         return Ok(Some("its log is on another device".into()));
     }
-    let dirty = match open {
-        Some(fs) => fs.was_replayed(),
-        None => !guarded("read the XFS log", || is_clean(dev, &sb))?,
-    };
+    let dirty = !guarded("read the XFS log", || is_clean(dev, &sb))?;
     Ok(dirty
         .then(|| "its log is dirty: the guest was not shut down properly (start it and shut it down, or mount it once)".into()))
 }

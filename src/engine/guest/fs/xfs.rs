@@ -94,9 +94,6 @@ impl GuestFs for Xfs {
     fn list(&self, dir: Node) -> Result<Vec<DirEntry>> {
         self.entries(dir)
     }
-    fn was_replayed(&self) -> bool {
-        self.fs.was_replayed()
-    }
     fn lookup(&self, dir: Node, name: &[u8]) -> Result<Option<Node>> {
         self.named(dir, name)
     }

@@ -66,7 +66,7 @@ pub(super) fn refuse(guest: &Guest, replay: bool) -> Result<Vec<String>> {
             }
             return Err(Error::unsupported(format!("{}: the system itself is on FAT", v.name)).hint(SHOWN));
         }
-        if let Some(why) = fs::refusal(dev, info, replay, Some(m.fs.as_ref()))? {
+        if let Some(why) = fs::refusal(dev, info, replay)? {
             return Err(Error::unsupported(format!("{} ({}): {why}", v.name, info.kind.name())).hint(SHOWN));
         }
     }
@@ -115,7 +115,7 @@ fn sound(guest: &Guest, m: &Mount, operation: &str) -> Result<()> {
         e.op(format!("sanitize volume {} ({})", volume.name, info.kind.name()))
             .hint(format!("have fsck.fat mend it first, or leave what is on it: --disable {operation}"))
     };
-    if let Some(why) = fs::refusal(dev, info, false, Some(m.fs.as_ref())).map_err(about)? {
+    if let Some(why) = fs::refusal(dev, info, false).map_err(about)? {
         return Err(about(Error::unsupported(why)));
     }
     match m.fs.check().map_err(about)?.first() {
