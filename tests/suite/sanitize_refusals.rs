@@ -282,3 +282,29 @@ fn damaged_structures_are_told_and_nothing_is_written() {
         assert!(std::fs::read(&image).unwrap() == bytes, "{what}: it was written");
     }
 }
+
+/// Folders within folders: what lies far below goes like anything else; where it is too far, that is said.
+#[test]
+fn what_lies_deep_goes_too_and_what_lies_too_deep_is_told() {
+    let d = dir();
+    let root = d.path().join("root");
+    guest(&root);
+    let (deep, image) = (|n: usize| root.join("tmp").join("d/".repeat(n)), d.path().join("x.raw"));
+    let secret = "a secret that lies far below";
+    for n in [60, 230] {
+        std::fs::create_dir_all(deep(n)).unwrap();
+        std::fs::write(deep(n).join("file"), format!("{secret}\n")).unwrap();
+        make(&image, "-t ext4", &root, 24);
+        if n > 200 {
+            refused(&image, &[], "folders more than 200 deep");
+            let (code, _, err) = report(&["--disable", "tmp", s(&image)]);
+            assert_eq!(code, Some(0), "{err}");
+            continue;
+        }
+        let (code, made, err) = report(&["--no-undo", s(&image)]);
+        assert!(code == Some(0) && made["scan"]["found"] == serde_json::json!([]), "{err} {}", made["scan"]);
+        assert!(complaints(&image, "ext4").is_empty());
+        let bytes = std::fs::read(&image).unwrap();
+        assert!(!bytes.windows(secret.len()).any(|b| b == secret.as_bytes()), "it is still there");
+    }
+}

@@ -320,6 +320,34 @@ fn a_folder_of_thousands_of_blocks_loses_names() {
     }
 }
 
+/// A folder whose index has three levels.
+#[test]
+fn an_index_of_three_levels_loses_names() {
+    let d = dir();
+    let (image, work, at) = (d.path().join("made.raw"), d.path().join("x.raw"), d.path().join("mnt"));
+    made(&image, &["-m", "rmapbt=1"], 320);
+    let fill = || {
+        std::fs::create_dir(at.join("many")).unwrap();
+        std::fs::write(at.join("file"), "content").unwrap();
+        (0..300_000).for_each(|n| std::fs::hard_link(at.join("file"), at.join(format!("many/{n}"))).unwrap());
+    };
+    if !mounted(&image, &at, fill) {
+        return;
+    }
+    // The index begins at byte 1 << 35 of the folder.
+    let levels = |image: &Path| number(image, &["path /many", "dblock 8388608", "p"], "nhdr.level");
+    assert_eq!(levels(&image), 2, "nodes above nodes above leaves");
+    let before = tree(Arc::new(FileDevice::open(&image).unwrap()));
+    // A block of it takes 504 entries: of so many names that are left, its index has three levels again.
+    for (percent, three) in [(2, true), (60, false)] {
+        run("cp", &["--sparse=always", s(&image), s(&work)]);
+        let wanted: BTreeSet<String> =
+            chosen(&mut Dice(percent), &before, percent).into_iter().filter(|p| p.starts_with("/many/")).collect();
+        assert_eq!(300_000 - wanted.len() > 504 * 504, three);
+        taken_out(&work, &at, &format!("{percent}"), &wanted);
+    }
+}
+
 /// Chunks that have only some of their blocks, which there are where free space is in small pieces.
 #[test]
 fn chunks_with_holes_lose_inodes_too() {

@@ -13,7 +13,7 @@ const FOLDERS: usize = 32;
 /// A folder's names are read when it is looked into that often.
 const LOOKS: u32 = 3;
 /// Names kept, at most, of all folders.
-const NAMES: usize = 200_000;
+const NAMES: usize = 1_000_000;
 
 /// Folders lately looked into, the last one first. For filesystems that nobody changes meanwhile.
 #[derive(Default)]

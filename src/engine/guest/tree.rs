@@ -216,7 +216,7 @@ impl Guest {
             let mounted = || {
                 let at: Vec<u8> =
                     stack.iter().map(|(n, _)| n).chain([&part]).flat_map(|n| [b"/".as_slice(), n].concat()).collect();
-                self.mounts.iter().enumerate().skip(1).find(|(_, m)| m.at == at).map(|(mount, m)| Spot { mount, node: m.root })
+                self.mounted(&at)
             };
             let next = self.child(here, &part)?.or_else(mounted).ok_or_else(|| {
                 Error::new(ErrorKind::NotFound, format!("there is no '{}' in the guest", printable_bytes(path)))
@@ -236,14 +236,23 @@ impl Guest {
             }
             stack.push((part, next));
             let at: Vec<u8> = stack.iter().flat_map(|(n, _)| [b"/".as_slice(), n.as_slice()].concat()).collect();
-            if let Some((mount, m)) = self.mounts.iter().enumerate().skip(1).find(|(_, m)| m.at == at)
-                && let Some(top) = stack.last_mut()
-            {
-                top.1 = Spot { mount, node: m.root };
+            if let Some(top) = stack.last_mut() {
+                top.1 = self.mounted(&at).unwrap_or(top.1);
             }
         }
         let name = stack.iter().flat_map(|(n, _)| [b"/".as_slice(), n.as_slice()].concat()).collect();
         Ok((stack.last().map_or(root, |(_, s)| *s), name))
+    }
+
+    /// What is mounted at `path` (free of links).
+    fn mounted(&self, path: &[u8]) -> Option<Spot> {
+        let found = self.mounts.iter().enumerate().skip(1).find(|(_, m)| m.at == path);
+        found.map(|(mount, m)| Spot { mount, node: m.root })
+    }
+
+    /// What is at `path` (free of links), which is `node` by the names of the folder `dir`: that, or what is mounted over it.
+    pub fn entered(&self, dir: Spot, path: &[u8], node: Node) -> Spot {
+        self.mounted(path).unwrap_or(Spot { mount: dir.mount, node })
     }
 
     fn fs(&self, spot: Spot) -> Result<&dyn GuestFs> {

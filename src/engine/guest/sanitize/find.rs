@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{Change, Edit, Found};
-use crate::engine::error::{ErrorKind, Result};
+use crate::engine::error::{Error, ErrorKind, Result};
 use crate::engine::guest::fs::{FileType, Stat};
 use crate::engine::guest::tree::{Guest, Spot};
+use crate::engine::units::printable_bytes;
 
 /// Names one pattern may match, at most.
-const MAX_FOUND: usize = 200_000;
+const MAX_FOUND: usize = 1_000_000;
 /// Folders within folders that `**` goes down, at most.
-const MAX_DEPTH: usize = 32;
+const MAX_DEPTH: usize = 200;
 
 /// A file that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,32 +155,34 @@ impl<'a> Survey<'a> {
 
     fn down(&self, (dir, path): (Spot, Vec<u8>), parts: &[&str], depth: usize, out: &mut Vec<Hit>) -> Result<()> {
         let (Some(part), rest) = (parts.first(), parts.get(1..).unwrap_or_default()) else { return Ok(()) };
-        if self.guest.stat(dir)?.kind != FileType::Folder || depth > MAX_DEPTH {
+        if self.guest.stat(dir)?.kind != FileType::Folder {
             return Ok(());
+        }
+        if depth > MAX_DEPTH {
+            let path = printable_bytes(&path).to_string();
+            return Err(Error::unsupported(format!("folders more than {MAX_DEPTH} deep, at {path}")));
         }
         let everything = *part == "**";
         for entry in self.guest.list(dir)? {
             // A name with a slash is no name: nothing may be reached through it.
-            if out.len() >= MAX_FOUND || entry.name.contains(&b'/') || entry.name.is_empty() {
+            if entry.name.contains(&b'/') || entry.name.is_empty() {
                 continue;
             }
             if !everything && !matches(part.as_bytes(), &entry.name) {
                 continue;
             }
+            if out.len() >= MAX_FOUND {
+                let path = printable_bytes(&path).to_string();
+                return Err(Error::unsupported(format!("more than {MAX_FOUND} files, at {path}")));
+            }
             let path = [path.as_slice(), b"/", entry.name.as_slice()].concat();
-            // Through the guest's own eyes, so that what is mounted there is seen.
-            let spot = match self.guest.resolve(&path, false) {
-                Ok(spot) => spot,
-                Err(e) if e.kind() == ErrorKind::NotFound => continue,
-                Err(e) => return Err(e),
-            };
+            let spot = self.guest.entered(dir, &path, entry.node);
             let stat = self.guest.stat(spot)?;
             let folder = stat.kind == FileType::Folder;
             if everything || rest.is_empty() {
                 out.extend(self.then(Hit { path: path.clone(), spot, stat }));
             }
             if folder && everything {
-                // A folder listed as its own descendant would be walked for ever.
                 self.down((spot, path), parts, depth + 1, out)?;
             } else if folder && !rest.is_empty() {
                 self.down((spot, path), rest, depth + 1, out)?;

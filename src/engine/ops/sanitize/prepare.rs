@@ -187,7 +187,11 @@ fn free_ranges(volume: &Volume, fs: &dyn GuestFs) -> Result<Set> {
 
 /// Asks one operation, and takes note of the bytes that must be gone afterwards.
 fn look(operation: &'static Operation, survey: &mut Survey<'_>, needles: &mut Needles) -> Result<Entry> {
-    let found = (operation.find)(survey).op(operation.id).map_err(|e| blame(survey.guest(), operation.id, e))?;
+    let left = |e: Error| match e.kind() {
+        ErrorKind::Unsupported => e.hint(format!("to leave those as they are: --disable {}", operation.id)),
+        _ => blame(survey.guest(), operation.id, e),
+    };
+    let found = (operation.find)(survey).op(operation.id).map_err(left)?;
     let mut shown = Vec::new();
     for c in &found.changes {
         let name = printable_bytes(&c.path).to_string();
