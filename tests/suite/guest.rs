@@ -316,8 +316,11 @@ fn damaged_and_moved_tables_are_told() {
     let image = d.path().join("disk.raw");
     partitioned(&image, "label: gpt\nsize=16M,type=linux\ntype=linux\n");
     let (_, before) = ours(&image);
-    let file = std::fs::File::options().write(true).open(&image).unwrap();
-    file.write_all_at(b"X", 512 + 60).unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(&image).unwrap();
+    // A byte of the disk's id, which is another each time.
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 512 + 60).unwrap();
+    file.write_all_at(&[!byte[0]], 512 + 60).unwrap();
     let (table, found) = ours(&image);
     assert_eq!(found, before, "the backup answers");
     assert!(table.problems.iter().any(|p| p.contains("primary GPT: its header's checksum is wrong")), "{:?}", table.problems);
