@@ -294,19 +294,27 @@ fn trees_of_what_is_free_grow() {
     }
 }
 
+/// A filesystem in `image` whose folder `/many` has all of `names`, each of the same file; false where none can be mounted at `at`.
+fn of_many_names(image: &Path, at: &Path, names: impl Iterator<Item = String>) -> bool {
+    made(image, &["-m", "rmapbt=1"], 320);
+    mounted(image, at, || {
+        std::fs::create_dir(at.join("many")).unwrap();
+        std::fs::write(at.join("file"), "content").unwrap();
+        names.for_each(|n| std::fs::hard_link(at.join("file"), at.join("many").join(n)).unwrap());
+    })
+}
+
+/// So many of the names in `/many` as `percent` says.
+fn of_many(before: &Tree, percent: u64) -> BTreeSet<String> {
+    chosen(&mut Dice(percent), before, percent).into_iter().filter(|p| p.starts_with("/many/")).collect()
+}
+
 /// A folder that needs several blocks to tell the room in its others.
 #[test]
 fn a_folder_of_thousands_of_blocks_loses_names() {
     let d = dir();
     let (image, work, at) = (d.path().join("made.raw"), d.path().join("x.raw"), d.path().join("mnt"));
-    made(&image, &["-m", "rmapbt=1"], 320);
-    let fill = || {
-        std::fs::create_dir(at.join("many")).unwrap();
-        std::fs::write(at.join("file"), "content").unwrap();
-        let name = |n: usize| at.join(format!("many/{n}-{}", "a-long-name-".repeat(20)));
-        (0..34_000).for_each(|n| std::fs::hard_link(at.join("file"), name(n)).unwrap());
-    };
-    if !mounted(&image, &at, fill) {
+    if !of_many_names(&image, &at, (0..34_000).map(|n| format!("{n}-{}", "a-long-name-".repeat(20)))) {
         return;
     }
     let before = tree(Arc::new(FileDevice::open(&image).unwrap()));
@@ -314,8 +322,7 @@ fn a_folder_of_thousands_of_blocks_loses_names() {
     assert_eq!(rooms(&image), 1, "one block would not do");
     for (percent, left) in [(5, 1), (80, 1), (0, 0)] {
         run("cp", &["--sparse=always", s(&image), s(&work)]);
-        let wanted = chosen(&mut Dice(percent), &before, percent).into_iter().filter(|p| p.starts_with("/many/")).collect();
-        taken_out(&work, &at, &format!("{percent}"), &wanted);
+        taken_out(&work, &at, &format!("{percent}"), &of_many(&before, percent));
         assert_eq!(rooms(&work), left, "{percent}");
     }
 }
@@ -325,24 +332,17 @@ fn a_folder_of_thousands_of_blocks_loses_names() {
 fn an_index_of_three_levels_loses_names() {
     let d = dir();
     let (image, work, at) = (d.path().join("made.raw"), d.path().join("x.raw"), d.path().join("mnt"));
-    made(&image, &["-m", "rmapbt=1"], 320);
-    let fill = || {
-        std::fs::create_dir(at.join("many")).unwrap();
-        std::fs::write(at.join("file"), "content").unwrap();
-        (0..300_000).for_each(|n| std::fs::hard_link(at.join("file"), at.join(format!("many/{n}"))).unwrap());
-    };
-    if !mounted(&image, &at, fill) {
+    if !of_many_names(&image, &at, (0..300_000).map(|n| n.to_string())) {
         return;
     }
     // The index begins at byte 1 << 35 of the folder.
-    let levels = |image: &Path| number(image, &["path /many", "dblock 8388608", "p"], "nhdr.level");
-    assert_eq!(levels(&image), 2, "nodes above nodes above leaves");
+    let levels = number(&image, &["path /many", "dblock 8388608", "p"], "nhdr.level");
+    assert_eq!(levels, 2, "nodes above nodes above leaves");
     let before = tree(Arc::new(FileDevice::open(&image).unwrap()));
     // A block of it takes 504 entries: of so many names that are left, its index has three levels again.
     for (percent, three) in [(2, true), (60, false)] {
         run("cp", &["--sparse=always", s(&image), s(&work)]);
-        let wanted: BTreeSet<String> =
-            chosen(&mut Dice(percent), &before, percent).into_iter().filter(|p| p.starts_with("/many/")).collect();
+        let wanted = of_many(&before, percent);
         assert_eq!(300_000 - wanted.len() > 504 * 504, three);
         taken_out(&work, &at, &format!("{percent}"), &wanted);
     }

@@ -116,7 +116,7 @@ fn cycle(sector: &[u8]) -> Option<u32> {
 }
 
 /// Where the log is, and how long, in bytes.
-fn place(sb: &Superblock) -> (u64, u64) {
+pub(super) fn place(sb: &Superblock) -> (u64, u64) {
     (sb.fsblock_offset(sb.logstart), u64::from(sb.logblocks).saturating_mul(u64::from(sb.blocksize)))
 }
 

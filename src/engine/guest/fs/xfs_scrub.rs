@@ -5,7 +5,7 @@ use fs_xfs::log::head;
 
 use super::device::Reader;
 use super::xfs_folder::{HEAD, INDEX, entry_len};
-use super::xfs_log::unmounted;
+use super::xfs_log::{place, unmounted};
 use super::{Node, Scrubbed, Traces, Xfs, guarded};
 use crate::engine::error::{Error, Result};
 use crate::engine::guest::recognise::FsInfo;
@@ -154,7 +154,7 @@ pub(super) fn stamp_crc(bytes: &mut [u8], at: usize) {
 /// Finds what of the log is wiped: all but the record that says it is clean, which recovery of a torn commit needs and is saved.
 fn log(xfs: &Xfs, before: &Device) -> Result<Scrubbed> {
     let sb: &Superblock = xfs.fs.superblock();
-    let (start, len) = (sb.fsblock_offset(sb.logstart), u64::from(sb.logblocks) * u64::from(sb.blocksize));
+    let (start, len) = place(sb);
     if sb.logstart == 0 || start.checked_add(len).is_none_or(|end| end > before.len()) {
         return Err(Error::unsupported("its log is on another device"));
     }

@@ -159,8 +159,7 @@ impl<'a> Survey<'a> {
             return Ok(());
         }
         if depth > MAX_DEPTH {
-            let path = printable_bytes(&path).to_string();
-            return Err(Error::unsupported(format!("folders more than {MAX_DEPTH} deep, at {path}")));
+            return Err(Error::unsupported(format!("folders more than {MAX_DEPTH} deep in {}", top(&path))));
         }
         let everything = *part == "**";
         for entry in self.guest.list(dir)? {
@@ -172,8 +171,7 @@ impl<'a> Survey<'a> {
                 continue;
             }
             if out.len() >= MAX_FOUND {
-                let path = printable_bytes(&path).to_string();
-                return Err(Error::unsupported(format!("more than {MAX_FOUND} files, at {path}")));
+                return Err(Error::unsupported(format!("more than {MAX_FOUND} files in {}", top(&path))));
             }
             let path = [path.as_slice(), b"/", entry.name.as_slice()].concat();
             let spot = self.guest.entered(dir, &path, entry.node);
@@ -256,6 +254,12 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
         }
     }
     rest.ends_with(last)
+}
+
+/// The beginning of a path that may be very long.
+fn top(path: &[u8]) -> String {
+    let parts: Vec<&[u8]> = path.split(|b| *b == b'/').take(3).collect();
+    printable_bytes(&parts.join(&b'/')).to_string()
 }
 
 #[cfg(test)]
